@@ -84,14 +84,21 @@ func compareLength(a, b string) int {
 	return 1
 }
 
-// compareRun consumes one run of digits, else one run of letters, from both strings.
+// compareRun consumes one run of digits, else one run of letters, from both strings. A run of digits, be it only zeros, is
+// newer than none.
 func compareRun(a, b *string) int {
-	if *a != "" && *b != "" && (isDigit((*a)[0]) || isDigit((*b)[0])) {
-		x, y := takeRun(a, isDigit), takeRun(b, isDigit)
-		return compareNumber(x, y)
+	x, y := takeRun(a, isDigit), takeRun(b, isDigit)
+	if x == "" || y == "" {
+		if r := compareLength(x, y); r != 0 {
+			return r
+		}
+	} else if r := compareNumber(x, y); r != 0 {
+		return r
 	}
-	x, y := takeRun(a, isLetter), takeRun(b, isLetter)
-	return strings.Compare(x, y)
+	if x != "" {
+		return 0
+	}
+	return strings.Compare(takeRun(a, isLetter), takeRun(b, isLetter))
 }
 
 func takeRun(s *string, in func(byte) bool) string {
