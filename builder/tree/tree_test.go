@@ -149,7 +149,9 @@ func TestChanges(t *testing.T) {
 
 func TestRemove(t *testing.T) {
 	tr := mustTree(t, dir("/"), dir("/doc"), dir("/doc/a"), file("/doc/a/README", ""), file("/doc/a/copyright", ""), dir("/doc/b"), file("/x", ""))
-	got := tr.Remove(func(p string) bool { return p == "/" || strings.HasPrefix(p, "/doc") && !strings.HasSuffix(p, "copyright") })
+	got := tr.Remove(func(p string) bool {
+		return p == "/" || strings.HasPrefix(p, "/doc") && !strings.HasSuffix(p, "copyright")
+	})
 	if p := paths(got.Entries()); p != "/ /doc /doc/a /doc/a/copyright /x" {
 		t.Errorf("what stays is %s", p)
 	}
