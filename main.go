@@ -1,0 +1,327 @@
+// Command roost builds, serves, installs and updates an immutable operating system for the distributed edge.
+//
+// It is one table of verbs. Each parses its flags, calls one function of one room, and prints; what a verb does is in
+// the package of its noun.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"roost/images/keys"
+	"roost/test/lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the command as a function: exit status 0 on success, 1 on failure, 2 for a wrong command line.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:           "roost",
+		Short:         "Build, serve, install and update the immutable operating system of an edge site",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c, err} })
+	root.AddCommand(keysCommand(), labCommand())
+	err := root.ExecuteContext(ctx)
+	var usage *usageError
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
+		fmt.Fprintf(stderr, "roost: %v\nSee roost help for what there is.\n", err)
+		return 2
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "roost: interrupted")
+		return 130
+	}
+	fmt.Fprintf(stderr, "roost: %v\n", err)
+	return 1
+}
+
+// usageError is a wrong command line.
+type usageError struct {
+	command *cobra.Command
+	err     error
+}
+
+func (e *usageError) Error() string { return e.command.CommandPath() + ": " + e.err.Error() }
+
+// noun makes a command that only holds verbs.
+func noun(use, short string, verbs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(verbs...)
+	return c
+}
+
+// exact demands the arguments that the usage line names.
+func exact(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return &usageError{c, fmt.Errorf("want %s", c.UseLine())}
+		}
+		return nil
+	}
+}
+
+// table is what a listing verb prints: rows for people, value for programs.
+type table struct {
+	head  []string
+	rows  [][]string
+	value any
+}
+
+func outputFlag(c *cobra.Command) *string {
+	return c.Flags().StringP("output", "o", "table", "output format: table, json or yaml")
+}
+
+func (t table) print(w io.Writer, format string) error {
+	switch format {
+	case "json":
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(t.value)
+	case "yaml":
+		return printYAML(w, t.value)
+	case "table":
+		tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(tw, strings.Join(t.head, "\t"))
+		for _, r := range t.rows {
+			fmt.Fprintln(tw, strings.Join(r, "\t"))
+		}
+		return tw.Flush()
+	}
+	return fmt.Errorf("cannot print as %q: want table, json or yaml", format)
+}
+
+// printYAML prints what JSON would hold, so that both forms have the same names.
+func printYAML(w io.Writer, value any) error {
+	b, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	var node yaml.Node
+	if err := yaml.Unmarshal(b, &node); err != nil {
+		return err
+	}
+	plainStyle(&node)
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	return enc.Encode(&node)
+}
+
+func plainStyle(n *yaml.Node) {
+	n.Style &^= yaml.FlowStyle | yaml.DoubleQuotedStyle
+	for _, c := range n.Content {
+		plainStyle(c)
+	}
+}
+
+func keysCommand() *cobra.Command {
+	var name string
+	initialise := &cobra.Command{
+		Use:   "init DIR",
+		Short: "Make a new key set: Secure Boot keys (PK, KEK, db) and the release key",
+		Long: "Make a new key set in DIR: the Secure Boot keys PK, KEK and db (RSA-2048) and the release key (ECDSA P-256).\n" +
+			"Private keys are readable by you alone. An existing set is never overwritten.",
+		Args: exact(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := keys.Init(args[0], name); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "Key set made in %s. Keep a copy offline: releases signed with it can be made nowhere else.\n", args[0])
+			return nil
+		},
+	}
+	initialise.Flags().StringVar(&name, "name", "Roost", "whose keys these are; part of the certificates' names")
+	export := &cobra.Command{
+		Use:   "export KEYS DIR",
+		Short: "Write the public halves: certificates, signature lists, signed enrolment updates, release.pub",
+		Args:  exact(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			set, err := keys.Open(args[0])
+			if err != nil {
+				return err
+			}
+			return set.Export(args[1])
+		},
+	}
+	return noun("keys", "Make and export signing keys", initialise, export)
+}
+
+func labCommand() *cobra.Command {
+	var name string
+	open := func() (*lab.Lab, error) { return lab.Open(lab.Config{Name: name}) }
+	machine := func(which string) (*lab.Machine, error) {
+		l, err := open()
+		if err != nil {
+			return nil, err
+		}
+		return l.Machine(which)
+	}
+	power := &cobra.Command{
+		Use: "power MACHINE on|off|reset|shutdown", Short: "Press a machine's buttons; off pulls the plug", Args: exact(2),
+		ValidArgs: []string{"on", "off", "reset", "shutdown"},
+		RunE: func(c *cobra.Command, args []string) error {
+			m, err := machine(args[0])
+			if err != nil {
+				return err
+			}
+			switch args[1] {
+			case "on":
+				return m.PowerOn(c.Context())
+			case "off":
+				return m.PowerOff()
+			case "reset":
+				return m.Reset(c.Context())
+			case "shutdown":
+				return m.Shutdown(c.Context())
+			}
+			return &usageError{c, fmt.Errorf("cannot do %q: want on, off, reset or shutdown", args[1])}
+		},
+	}
+	console := &cobra.Command{
+		Use: "console MACHINE", Short: "Attach to a machine's serial console; Ctrl-C detaches", Args: exact(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			m, err := machine(args[0])
+			if err != nil {
+				return err
+			}
+			return m.Console(c.Context(), c.InOrStdin(), c.OutOrStdout())
+		},
+	}
+	inside := &cobra.Command{
+		Use: "exec -- COMMAND [ARG...]", Short: "Run a command inside the lab's network", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			cmd := exec.CommandContext(c.Context(), args[0], args[1:]...)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = c.InOrStdin(), c.OutOrStdout(), c.ErrOrStderr()
+			if err := l.Start(cmd); err != nil {
+				return fmt.Errorf("cannot run %s: %v", args[0], err)
+			}
+			return cmd.Wait()
+		},
+	}
+	down := &cobra.Command{
+		Use: "down", Short: "Power every machine off and remove the lab, disks included", Args: exact(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return l.Down()
+		},
+	}
+	c := noun("lab", "A virtual site on this computer: machines with real firmware on a private network",
+		labUpCommand(&name), labStatusCommand(&name), console, power, inside, down)
+	c.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab")
+	return c
+}
+
+func labUpCommand(name *string) *cobra.Command {
+	var count int
+	var memory, disk int64
+	var keysDir string
+	c := &cobra.Command{
+		Use: "up", Short: "Make the lab, its network and its machines, powered off", Args: exact(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			config := lab.Config{Name: *name}
+			if keysDir != "" {
+				enrolled, err := labKeys(keysDir)
+				if err != nil {
+					return err
+				}
+				config.SecureBoot = enrolled
+			}
+			l, err := lab.Up(c.Context(), config)
+			if err != nil {
+				return err
+			}
+			for i := range count {
+				m, err := l.Add(lab.Spec{Name: fmt.Sprintf("m%d", i+1), Memory: memory << 20, Disk: disk << 30})
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s  %s\n", m.Name, m.MAC())
+			}
+			fmt.Fprintf(c.OutOrStdout(), "Lab %s is up (%s). Power a machine on with roost lab power m1 on.\n", l.Name(), l.Accelerator())
+			return nil
+		},
+	}
+	c.Flags().IntVarP(&count, "machines", "n", 2, "number of machines")
+	c.Flags().Int64Var(&memory, "memory", 2048, "memory of each machine in MiB")
+	c.Flags().Int64Var(&disk, "disk", 32, "disk of each machine in GiB (sparse)")
+	c.Flags().StringVar(&keysDir, "keys", "", "key set whose Secure Boot keys the machines' firmware enforces")
+	return c
+}
+
+// labKeys reads what firmware enrols from a key set.
+func labKeys(dir string) (*lab.Keys, error) {
+	set, err := keys.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	k := &lab.Keys{}
+	for use, list := range map[string]*[]byte{keys.PK: &k.PK, keys.KEK: &k.KEK, keys.DB: &k.DB} {
+		if *list, err = set.SignatureList(use); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+func labStatusCommand(name *string) *cobra.Command {
+	c := &cobra.Command{Use: "status", Short: "List the machines of the lab", Args: exact(0)}
+	format := outputFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		l, err := lab.Open(lab.Config{Name: *name})
+		if err != nil {
+			return err
+		}
+		machines, err := l.Machines()
+		if err != nil {
+			return err
+		}
+		t := table{head: []string{"NAME", "POWER", "MAC", "CONSOLE LOG"}}
+		var value []map[string]string
+		for _, m := range machines {
+			power := "off"
+			if m.Running() {
+				power = "on"
+			}
+			t.rows = append(t.rows, []string{m.Name, power, m.MAC(), m.ConsoleLog()})
+			value = append(value, map[string]string{"name": m.Name, "power": power, "mac": m.MAC(), "disk": filepath.Clean(m.DiskPath()), "consoleLog": m.ConsoleLog()})
+		}
+		t.value = value
+		return t.print(c.OutOrStdout(), *format)
+	}
+	return c
+}
