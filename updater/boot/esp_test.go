@@ -1,0 +1,166 @@
+package boot_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+
+	"roost/updater/boot"
+	"roost/updater/boot/boottest"
+)
+
+const (
+	options  = 3 // boot options the installer makes
+	attempts = 12
+	seeds    = 40 // outcomes of one power cut
+)
+
+func source(data []byte) func(context.Context) (io.ReadCloser, error) {
+	return func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }
+}
+
+// machine is a partition with version 1 good, and version 2 as the step under test expects it.
+func machine(names ...string) *boottest.Partition {
+	p := &boottest.Partition{}
+	for _, file := range names {
+		name, _ := boot.ParseName(file)
+		_, data := boottest.UKI("edge", name.Base[len("edge_"):])
+		p.Put(file, data)
+	}
+	return p
+}
+
+// step is one operation under test.
+type step struct {
+	name  string
+	start []string // files before
+	do    func(boot.ESP) error
+	want  []string // files after
+	// up is every version the machine may come up on when the power is cut in the step and version 2 works (else version 1).
+	up []string
+}
+
+func steps() []step {
+	one, _ := boottest.UKI("edge", "1")
+	two, data := boottest.UKI("edge", "2")
+	ctx := context.Background()
+	arm := func(e boot.ESP) error { return e.Arm(ctx, two, 2, source(data)) }
+	return []step{
+		{"arm", []string{"edge_1.efi"}, arm, []string{"edge_1.efi", "edge_2+2-0.efi"}, []string{"1", "2"}},
+		{"arm with a third", []string{"edge_0.efi", "edge_1.efi"}, arm, []string{"edge_0.efi", "edge_1.efi", "edge_2+2-0.efi"}, []string{"1", "2"}},
+		{"arm armed", []string{"edge_1.efi", "edge_2+1-1.efi"}, arm, []string{"edge_1.efi", "edge_2+1-1.efi"}, []string{"2"}},
+		{"arm once bad", []string{"edge_1.efi", "edge_2+0-2.efi"}, arm, []string{"edge_1.efi", "edge_2+2-0.efi"}, []string{"1", "2"}},
+		{"commit", []string{"edge_1.efi", "edge_2+1-1.efi"}, func(e boot.ESP) error { return e.Commit(ctx, two) },
+			[]string{"edge_1.efi", "edge_2.efi"}, []string{"2"}},
+		{"commit twice", []string{"edge_1.efi", "edge_2.efi"}, func(e boot.ESP) error { return e.Commit(ctx, two) },
+			[]string{"edge_1.efi", "edge_2.efi"}, []string{"2"}},
+		{"mark trial bad", []string{"edge_1.efi", "edge_2+1-1.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+			[]string{"edge_1.efi", "edge_2+0-1.efi"}, []string{"1", "2"}},
+		{"mark good bad", []string{"edge_1.efi", "edge_2.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+			[]string{"edge_1.efi", "edge_2+0-1.efi"}, []string{"1", "2"}},
+		{"mark twins bad", []string{"edge_1.efi", "edge_2.efi", "edge_2+1-1.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+			[]string{"edge_1.efi", "edge_2+0-1.efi"}, []string{"1", "2"}},
+		{"mark bad twice", []string{"edge_1.efi", "edge_2+0-2.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+			[]string{"edge_1.efi", "edge_2+0-2.efi"}, []string{"1"}},
+		{"demote", []string{"edge_1.efi", "edge_2.efi"}, func(e boot.ESP) error { return e.Demote(ctx, two) },
+			[]string{"edge_1.efi", "edge_2+0-0.efi"}, []string{"1", "2"}},
+		{"collect", []string{"edge_0.efi", "edge_1.efi", "edge_0+0-2.efi"}, func(e boot.ESP) error { return e.Collect(one) },
+			[]string{"edge_1.efi"}, []string{"1"}},
+	}
+}
+
+// TestESPPowerCut cuts the power at each operation of each step, lets FAT keep what it may at worst, and looks whether the
+// machine comes up on a good version: with version 2 working, panicking and refused. Then it checks the file system, repeats
+// the step as recovery does, and wants the same end.
+func TestESPPowerCut(t *testing.T) {
+	states := 0
+	for _, step := range steps() {
+		t.Run(step.name, func(t *testing.T) {
+			whole := machine(step.start...)
+			operations := 0
+			whole.Tick = func() error { operations++; return nil }
+			if err := step.do(boot.ESP{Volume: whole}); err != nil {
+				t.Fatal(err)
+			}
+			wantFiles(t, whole, step.want, "without a cut")
+			for cut := 1; cut <= operations+1; cut++ {
+				for seed := range uint64(seeds) {
+					states++
+					cutStep(t, step, cut, seed)
+				}
+			}
+		})
+	}
+	t.Logf("%d states", states)
+}
+
+func cutStep(t *testing.T, s step, cut int, seed uint64) {
+	t.Helper()
+	p := machine(s.start...)
+	left := cut
+	p.Tick = func() error {
+		if left--; left == 0 {
+			return boottest.ErrPowerCut
+		}
+		return nil
+	}
+	err := s.do(boot.ESP{Volume: p})
+	if left <= 0 && !errors.Is(err, boottest.ErrPowerCut) {
+		t.Fatalf("cut %d: %v, want a power cut", cut, err)
+	}
+	where := fmt.Sprintf("cut %d seed %d", cut, seed)
+	for name, outcome := range map[string]boot.Outcome{"works": boot.Up, "panics": boot.Reset, "is refused": boot.Refused} {
+		if outcome != boot.Up && slices.Contains(s.start, "edge_2.efi") {
+			continue // it was good before
+		}
+		after := p.Restart(seed)
+		_, version, ok := after.PowerOn(options, attempts, func(version string) boot.Outcome {
+			if version == "2" && slices.Contains(s.up, "1") {
+				return outcome
+			}
+			return boot.Up
+		})
+		if !ok || outcome == boot.Up && !slices.Contains(s.up, version) {
+			t.Fatalf("%s, version 2 %s: came up on %q (%t) from %q", where, name, version, ok, names(after))
+		}
+	}
+	for _, reverse := range []bool{false, true} {
+		after := p.Restart(seed)
+		after.Check(reverse)
+		err := s.do(boot.ESP{Volume: after})
+		if errors.Is(err, boot.ErrNotFound) && slices.Contains(s.up, "1") {
+			continue // version 2 was lost while it was being put behind version 1
+		}
+		if err != nil {
+			t.Fatalf("%s: repeated: %v", where, err)
+		}
+		for _, file := range names(after) {
+			name, ok := boot.ParseName(file)
+			if ok && !name.Bad() && !slices.Contains(s.want, file) {
+				t.Fatalf("%s: repeated: %q, want %q", where, names(after), s.want)
+			}
+		}
+		_, version, ok := after.Restart(0).PowerOn(options, attempts, func(string) boot.Outcome { return boot.Up })
+		_, whole, _ := machine(s.want...).PowerOn(options, attempts, func(string) boot.Outcome { return boot.Up })
+		if !ok || version != whole {
+			t.Fatalf("%s: repeated, came up on %q (%t), want %q", where, version, ok, whole)
+		}
+	}
+}
+
+func names(p *boottest.Partition) []string {
+	names, _ := p.Names()
+	return names
+}
+
+func wantFiles(t *testing.T, p *boottest.Partition, want []string, when string) {
+	t.Helper()
+	want = slices.Sorted(slices.Values(want))
+	if got := names(p); !slices.Equal(got, want) {
+		t.Fatalf("%s: %q, want %q", when, got, want)
+	}
+}
