@@ -52,14 +52,11 @@ func ReadKeyring(files ...io.Reader) (*Keyring, error) {
 
 func readKeys(text []byte) (openpgp.EntityList, error) {
 	const begin = "-----BEGIN PGP"
-	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte(begin)) {
+	if !bytes.Contains(text, []byte(begin)) {
 		return openpgp.ReadKeyRing(bytes.NewReader(text))
 	}
 	var all openpgp.EntityList
-	for block := range bytes.SplitSeq(text, []byte(begin)) {
-		if len(bytes.TrimSpace(block)) == 0 {
-			continue
-		}
+	for _, block := range bytes.Split(text, []byte(begin))[1:] { // what stands before the first block is for people
 		keys, err := openpgp.ReadArmoredKeyRing(io.MultiReader(strings.NewReader(begin), bytes.NewReader(block)))
 		if err != nil {
 			return nil, err
