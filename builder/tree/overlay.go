@@ -86,3 +86,19 @@ func (t Tree) Changes(next Tree) (changed []Entry, removed []string) {
 	slices.Sort(removed)
 	return changed, removed
 }
+
+// Remove returns t without the entries that drop picks by path. Directories on the way to an entry that stays also stay,
+// and so does the root. The language of such rules is builder/recipe's.
+func (t Tree) Remove(drop func(path string) bool) Tree {
+	kept := make([]Entry, 0, len(t.entries))
+	needed := map[string]bool{}
+	for _, e := range slices.Backward(t.entries) { // children come before their parents this way
+		if e.Path != "/" && !needed[e.Path] && drop(e.Path) {
+			continue
+		}
+		kept = append(kept, e)
+		needed[path.Dir(e.Path)] = true
+	}
+	slices.Reverse(kept)
+	return Tree{entries: kept}
+}

@@ -24,6 +24,16 @@ func Open(path string, perm fs.FileMode) (*Dir, error) {
 	return d, nil
 }
 
+// Disk returns the directory at path on a real disk as a bare Medium, made with its parents if missing, for an owner that
+// appends to files and keeps its own order of writes. Everyone else wants [Open].
+func Disk(path string, perm fs.FileMode) (Medium, error) {
+	path = filepath.Clean(path)
+	if err := makeDirectory(path, perm|perm>>2&0o111); err != nil {
+		return nil, fmt.Errorf("cannot make directory %s: %w", path, err)
+	}
+	return disk{path: path, perm: perm}, nil
+}
+
 // Move renames the file from to to, replacing it, so that content and both names last: fsync of the file, rename, fsync of
 // both directories. It is for large files that were written in pieces; both names must be on one file system.
 func Move(from, to string) error {

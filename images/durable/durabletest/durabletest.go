@@ -120,7 +120,12 @@ func (s *survival) data(c *content) []byte {
 	if s.seed == OnlySynced {
 		return bytes.Clone(c.lasting)
 	}
-	n := s.random.IntN(len(c.data) + 1)
+	// What was synced does not go because more is appended behind it: the drive rewrites the same bytes.
+	kept := 0
+	if bytes.HasPrefix(c.data, c.lasting) {
+		kept = len(c.lasting)
+	}
+	n := kept + s.random.IntN(len(c.data)-kept+1)
 	switch s.random.IntN(4) {
 	case 0:
 		return bytes.Clone(c.lasting)
