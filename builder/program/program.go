@@ -1,0 +1,170 @@
+// Package program compiles the Go programs that go into an image: Roost's own and those that a recipe names.
+//
+// It promises the same bytes for the same sources and toolchain, in whatever directory they lie: paths are trimmed, no
+// C code is linked, and neither version control nor a build id leaves a trace. A program is compiled once: the result
+// is kept in the cache under the digest of everything it is made of, so an unchanged tree costs a walk over its files.
+//
+// Rejected: keeping prebuilt binaries beside the sources (nobody can check them); asking the go command what a program
+// depends on (a second per program, where hashing the whole module takes milliseconds).
+package program
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"roost/builder/archive"
+	"roost/images"
+)
+
+// Section is the part of the cache that holds compiled programs.
+const Section = "programs"
+
+// Source names a program: a main package of a Go module on this computer.
+type Source struct {
+	Module       string // directory of the module
+	Package      string // "./appliance/roostd"
+	Architecture string // Debian's name, which is also Go's for those we support: amd64, arm64
+}
+
+// Binary is a compiled program.
+type Binary struct {
+	Path      string        // in the cache; must not be changed
+	Source    images.Digest // of the module's files
+	Toolchain string        // as go env GOVERSION prints it
+}
+
+// Compile returns the program, from the cache when nothing it is made of has changed. The error of a failed compilation
+// holds the compiler's words.
+func Compile(ctx context.Context, cache *archive.Cache, s Source) (*Binary, error) {
+	version, err := toolchain(ctx, s.Module)
+	if err != nil {
+		return nil, err
+	}
+	source, err := sourceDigest(s.Module)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the sources of %s: %v", s.Package, err)
+	}
+	key := images.DigestOf([]byte(strings.Join([]string{"1", version, string(source), s.Package, s.Architecture}, "\n"))).Hex()
+	b := &Binary{Source: source, Toolchain: version}
+	b.Path, err = cache.Entry(Section, key)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return b, err
+	}
+	if err := cache.PutEntry(Section, key, func(w io.Writer) error { return compile(ctx, s, w) }); err != nil {
+		return nil, err
+	}
+	b.Path, err = cache.Entry(Section, key)
+	return b, err
+}
+
+func toolchain(ctx context.Context, dir string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "env", "GOVERSION")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		return "", errors.New("cannot compile programs: the Go toolchain is not installed, or not on PATH")
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot ask the Go toolchain for its version: %v", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func compile(ctx context.Context, s Source, w io.Writer) error {
+	dir, err := os.MkdirTemp("", "roost-program-")
+	if err != nil {
+		return fmt.Errorf("cannot compile %s: %v", s.Package, err)
+	}
+	defer os.RemoveAll(dir)
+	out := filepath.Join(dir, "program")
+	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, s.Package)
+	cmd.Dir = s.Module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+s.Architecture, "GOFLAGS=", "GOWORK=off", "GOAMD64=v1")
+	var words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &words, &words
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("cannot compile %s: %v\n%s", s.Package, err, strings.TrimSpace(words.String()))
+	}
+	f, err := os.Open(out)
+	if err != nil {
+		return fmt.Errorf("cannot compile %s: %v", s.Package, err)
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// sourceDigest names everything below a module that can take part in a program: all files but tests, their data,
+// documents, hidden files and build output.
+func sourceDigest(module string) (images.Digest, error) {
+	h := sha256.New()
+	err := filepath.WalkDir(module, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if path == module {
+			return nil
+		}
+		name := d.Name()
+		if d.IsDir() {
+			if strings.HasPrefix(name, ".") || name == "testdata" || name == "out" && filepath.Dir(path) == module {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !d.Type().IsRegular() || strings.HasPrefix(name, ".") || strings.HasSuffix(name, "_test.go") || strings.HasSuffix(name, ".md") || filepath.Dir(path) == module && name == "roost" {
+			return nil
+		}
+		return hashFile(h, module, path)
+	})
+	if err != nil {
+		return "", err
+	}
+	return images.ParseDigest("sha256:" + hex.EncodeToString(h.Sum(nil)))
+}
+
+// hashFile adds one file, its name and size first, so that no two trees give the same stream.
+func hashFile(h io.Writer, module, path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	rel, err := filepath.Rel(module, path)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(h, "%q %d\n", filepath.ToSlash(rel), len(b))
+	_, err = h.Write(b)
+	return err
+}
+
+// FindModule returns the directory of Roost's own sources: the closest parent of a start directory whose go.mod names
+// the module roost.
+func FindModule(starts ...string) (string, error) {
+	for _, start := range starts {
+		dir, err := filepath.Abs(start)
+		if err != nil {
+			return "", fmt.Errorf("cannot find Roost's sources: %v", err)
+		}
+		for ; ; dir = filepath.Dir(dir) {
+			b, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+			if err == nil && strings.HasPrefix(string(b), "module roost\n") {
+				return dir, nil
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return "", errors.New("cannot find Roost's sources, which hold the programs of an image: run in a checkout, or name one with --source")
+}
