@@ -9,9 +9,10 @@ import (
 // Enrolment is what an unknown machine tells the site: public facts only. The TLS connection that carries it is made
 // with the same key as the request for a certificate.
 type Enrolment struct {
-	Schema     int           `json:"schema"` // 1
-	Request    string        `json:"request"`
-	Nonce      string        `json:"nonce"` // 32 random bytes in hexadecimal, fresh for every boot; the grant repeats it
+	Schema     int           `json:"schema"`              // 1
+	Request    string        `json:"request"`             // certificate request of the node key, PEM
+	Authority  string        `json:"authority,omitempty"` // certificate request of another key, PEM; used only if the machine becomes a controller
+	Nonce      string        `json:"nonce"`               // 32 random bytes in hexadecimal, fresh for every boot; the grant repeats it
 	Origin     string        `json:"origin"`
 	Release    images.Digest `json:"release,omitempty"` // what it booted
 	BootMAC    string        `json:"bootMAC,omitempty"`
