@@ -212,18 +212,55 @@ func (e ESP) intact(uki UKI) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("%s: %w", uki.Base, ErrNotFound)
 }
 
-// Intact reports whether the partition holds a UKI, byte for byte, under a name that the loader does not put last.
+// Intact reports whether the partition holds a UKI byte for byte, under whatever name; ErrNotFound when not.
 func (e ESP) Intact(uki UKI) error {
-	names, err := e.named(uki.Base)
+	source, err := e.intact(uki)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		if !name.Bad() && e.Verify(name.String(), uki) == nil {
-			return nil
-		}
+	return source.Close()
+}
+
+// Adopt returns what the partition holds of base as the UKI to keep, for a machine that lost its own record of it.
+func (e ESP) Adopt(base string) (UKI, error) {
+	name, ok, err := e.Find(base)
+	if err != nil {
+		return UKI{}, err
 	}
-	return fmt.Errorf("%s: %w", uki.Base, ErrNotFound)
+	if !ok {
+		return UKI{}, fmt.Errorf("%s: %w", base, ErrNotFound)
+	}
+	f, err := e.Volume.Open(name.String())
+	if err != nil {
+		return UKI{}, fmt.Errorf("cannot open %s: %w", name, err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err := io.Copy(h, f)
+	if err != nil {
+		return UKI{}, fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	return UKI{Base: name.Base, Digest: images.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))), Size: size}, nil
+}
+
+// Room returns the bytes that are free once Collect has removed all but keep.
+func (e ESP) Room(keep ...UKI) (int64, error) {
+	_, free, err := e.Volume.Space()
+	if err != nil {
+		return 0, fmt.Errorf("cannot measure the EFI system partition: %w", err)
+	}
+	files, err := e.superfluous(keep)
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		size, err := e.Volume.Size(file)
+		if err != nil {
+			return 0, fmt.Errorf("cannot measure %s: %w", file, err)
+		}
+		free += size
+	}
+	return free, nil
 }
 
 // MarkBad puts a UKI behind all others. It is a plain rename: whether the file survives a power cut is of no interest, only
@@ -270,16 +307,11 @@ func (e ESP) Collect(keep ...UKI) error {
 		}
 		source.Close()
 	}
-	files, err := e.Volume.Names()
+	files, err := e.superfluous(keep)
 	if err != nil {
-		return fmt.Errorf("cannot list the EFI system partition: %w", err)
+		return err
 	}
 	for _, file := range files {
-		name, ok := ParseName(file)
-		kept := ok && slices.ContainsFunc(keep, func(u UKI) bool { return strings.EqualFold(u.Base, name.Base) })
-		if !ok && !strings.HasSuffix(file, temporary) || kept {
-			continue // kept, or none of ours
-		}
 		if err := e.remove(file); err != nil {
 			return err
 		}
@@ -288,6 +320,21 @@ func (e ESP) Collect(keep ...UKI) error {
 		return fmt.Errorf("cannot sync the EFI system partition: %w", err)
 	}
 	return nil
+}
+
+// superfluous returns the files that Collect would remove: UKIs and leftovers that keep does not name.
+func (e ESP) superfluous(keep []UKI) ([]string, error) {
+	files, err := e.Volume.Names()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the EFI system partition: %w", err)
+	}
+	return slices.DeleteFunc(files, func(file string) bool {
+		name, ok := ParseName(file)
+		if !ok {
+			return !strings.HasSuffix(file, temporary) // what is neither is none of ours
+		}
+		return slices.ContainsFunc(keep, func(u UKI) bool { return strings.EqualFold(u.Base, name.Base) })
+	}), nil
 }
 
 // makeWay removes the names of base that the new name must not meet. Besides the name itself those are, before a trial, all

@@ -15,6 +15,7 @@ import (
 // rename is not atomic.
 type Volume interface {
 	Names() ([]string, error)
+	Size(name string) (int64, error)            // bytes
 	Open(name string) (io.ReadCloser, error)    // what the device holds, not what a cache remembers
 	Create(name string) (durable.File, error)   // truncated
 	Rename(from, to string) error               // to does not exist
@@ -49,6 +50,14 @@ func (d directory) Names() ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+func (d directory) Size(name string) (int64, error) {
+	info, err := os.Stat(d.at(name))
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }
 
 func (d directory) Open(name string) (io.ReadCloser, error) {

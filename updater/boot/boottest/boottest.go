@@ -6,6 +6,7 @@ package boottest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,8 +27,8 @@ var ErrPowerCut = errors.New("power cut")
 type Partition struct {
 	// Tick, if set, is asked before each operation that changes or syncs; an error of it is a power cut. It lets several
 	// fakes share one order of events.
-	Tick func() error
-	Size int64 // bytes; 0 means 512 MiB
+	Tick     func() error
+	Capacity int64 // bytes; 0 means 512 MiB
 
 	files   map[string]*content
 	lasting map[string]*content
@@ -91,7 +92,7 @@ func (p *Partition) Restart(seed uint64) *Partition {
 			tear(c, files, r)
 		}
 	}
-	next := &Partition{Size: p.Size}
+	next := &Partition{Capacity: p.Capacity}
 	next.init()
 	copies := map[*content]*content{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -143,6 +144,11 @@ func survivor(c *content, seed uint64, r *rand.Rand) []byte {
 	return bytes.Clone(c.data)
 }
 
+// Use lets f work on the partition, as boot.Mounted does with a real one.
+func (p *Partition) Use(_ context.Context, f func(boot.ESP) error) error {
+	return f(boot.ESP{Volume: p})
+}
+
 // Check does what fsck.vfat -a does for two names that share clusters: the first keeps them (by name; backwards with
 // reverse), the other becomes empty.
 func (p *Partition) Check(reverse bool) {
@@ -178,6 +184,14 @@ func (p *Partition) Names() ([]string, error) {
 		return nil, ErrPowerCut
 	}
 	return slices.Sorted(maps.Keys(p.files)), nil
+}
+
+func (p *Partition) Size(name string) (int64, error) {
+	p.init()
+	if c := p.files[name]; c != nil && !p.cut {
+		return int64(len(c.data)), nil
+	}
+	return 0, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
 }
 
 func (p *Partition) Open(name string) (io.ReadCloser, error) {
@@ -247,7 +261,7 @@ func (p *Partition) Sync() error {
 // Space counts every content once, as the allocation table does.
 func (p *Partition) Space() (size, free int64, err error) {
 	p.init()
-	size = p.Size
+	size = p.Capacity
 	if size == 0 {
 		size = 512 << 20
 	}
