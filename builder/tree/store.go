@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"roost/images"
 )
@@ -31,6 +32,10 @@ func OpenStore(dir string) (*Store, error) {
 	}
 	return &Store{dir: dir}, nil
 }
+
+// FileTime is the modification time of every file of the store, 1 January 2025: a file that is linked or copied from it
+// cannot tell when a cache was filled.
+var FileTime = time.Unix(1735689600, 0)
 
 // Path returns where the content d is, or would be, as a plain file. Nobody may write to it.
 func (s *Store) Path(d images.Digest) string {
@@ -78,7 +83,7 @@ func (s *Store) putStream(r io.Reader) (d images.Digest, size int64, err error) 
 	defer os.Remove(f.Name()) // fails harmlessly once renamed
 	sum := sha256.New()
 	size, err = io.Copy(io.MultiWriter(f, sum), r)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+	if err = errors.Join(err, finish(f)); err != nil {
 		return "", 0, fmt.Errorf("cannot store content: %w", err)
 	}
 	d = images.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
@@ -95,10 +100,15 @@ func (s *Store) publish(name string, write func(*os.File) error) error {
 		return fmt.Errorf("cannot store content: %w", err)
 	}
 	defer os.Remove(f.Name()) // fails harmlessly once renamed
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(write(f), finish(f)); err != nil {
 		return fmt.Errorf("cannot store content: %w", err)
 	}
 	return s.moveIn(f.Name(), name)
+}
+
+// finish closes f with the mode and the time that all files of the store have.
+func finish(f *os.File) error {
+	return errors.Join(f.Chmod(0o644), os.Chtimes(f.Name(), FileTime, FileTime), f.Close())
 }
 
 func (s *Store) moveIn(from, to string) error {

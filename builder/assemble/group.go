@@ -1,0 +1,247 @@
+package assemble
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"roost/builder/deb"
+	"roost/builder/tree"
+	"roost/images"
+)
+
+// groupVersion is part of the key of every group's layer; it changes when what this file does changes.
+const groupVersion = "group 1"
+
+// groupKey names the tree after a group by everything it is made of: the tree below, the packages in order, and the
+// numbers of users.
+func (a *assembly) groupKey(below images.Digest, g Group) images.Digest {
+	parts := []string{groupVersion, string(below), a.Architecture, fmt.Sprint(a.IDs)}
+	for _, p := range g.Packages {
+		parts = append(parts, p.Name, string(p.Digest))
+	}
+	return keyOf(parts...)
+}
+
+// groups returns the tree of all groups and its key. It looks for the highest group that is cached and builds only those
+// above.
+func (a *assembly) groups(ctx context.Context) (tree.Tree, error) {
+	keys := a.groupKeys()
+	built := tree.Tree{}
+	next := 0
+	for i := len(keys) - 1; i >= 0; i-- {
+		t, ok, err := a.Store.LoadTree(ctx, keys[i])
+		if err != nil {
+			return tree.Tree{}, err
+		}
+		if ok {
+			built, next = t, i+1
+			break
+		}
+	}
+	if next == len(a.Groups) {
+		return built, nil
+	}
+	layers, err := a.allLayers(ctx)
+	if err != nil {
+		return tree.Tree{}, err
+	}
+	own := newOwnership()
+	for i, g := range a.Groups {
+		if i < next {
+			err = own.note(layers[i], built.Draft())
+		} else {
+			built, err = a.buildGroup(ctx, built, g, layers[i], own)
+			if err == nil {
+				err = a.Store.SaveTree(keys[i], built)
+			}
+		}
+		if err != nil {
+			return tree.Tree{}, fmt.Errorf("cannot assemble group %s: %w", g.Name, err)
+		}
+	}
+	return built, nil
+}
+
+// groupKeys returns the key of each group's tree.
+func (a *assembly) groupKeys() []images.Digest {
+	keys := make([]images.Digest, len(a.Groups))
+	below := keyOf("nothing")
+	for i, g := range a.Groups {
+		keys[i] = a.groupKey(below, g)
+		below = keys[i]
+	}
+	return keys
+}
+
+// allLayers unpacks the packages of all groups together, so that both processors are busy whatever the groups' sizes.
+func (a *assembly) allLayers(ctx context.Context) ([][]*layer, error) {
+	started := time.Now()
+	var all []Package
+	for _, g := range a.Groups {
+		all = append(all, g.Packages...)
+	}
+	layers, err := a.unpackAll(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	a.Log.Info("packages unpacked", "packages", len(all), "took", time.Since(started).Round(time.Millisecond))
+	split := make([][]*layer, len(a.Groups))
+	for i, g := range a.Groups {
+		split[i], layers = layers[:len(g.Packages)], layers[len(g.Packages):]
+	}
+	return split, nil
+}
+
+// buildGroup puts layers on the tree below and configures them.
+func (a *assembly) buildGroup(ctx context.Context, below tree.Tree, g Group, layers []*layer, own *ownership) (tree.Tree, error) {
+	started := time.Now()
+	d := below.Draft()
+	if err := own.merge(d, layers); err != nil {
+		return tree.Tree{}, err
+	}
+	if err := a.register(d, layers, own); err != nil {
+		return tree.Tree{}, err
+	}
+	unpacked, err := d.Tree()
+	if err != nil {
+		return tree.Tree{}, err
+	}
+	if unpacked, err = a.configure(ctx, unpacked, g, layers); err != nil {
+		return tree.Tree{}, err
+	}
+	if err := a.checkIDs(unpacked.Draft()); err != nil {
+		return tree.Tree{}, err
+	}
+	a.Log.Info("group assembled", "group", g.Name, "packages", len(layers), "took", time.Since(started).Round(time.Millisecond))
+	return unpacked, nil
+}
+
+// configureScript runs what dpkg would have run before unpacking, makes the users, and lets dpkg configure.
+//
+// base-passwd makes /etc/passwd in its preinst, so it comes first and our users after it. Dependencies were settled by the
+// lock, which may know of names that the image provides without a package; hence --force-depends.
+const configureScript = `
+in=/run/roost
+prepare() {
+	echo "Preparing $1 ..."
+	DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE=$1 DPKG_MAINTSCRIPT_ARCH=$3 DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 \
+	DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= /var/lib/dpkg/info/$2.preinst install
+}
+accounts() {
+	while IFS= read -r line; do
+		grep -q "^${line%%:*}:" "$1" || echo "$line" >>"$1"
+	done <$2
+}
+while read -r name stem arch; do
+	if [ "$name" = base-passwd ]; then prepare $name $stem $arch; fi
+done <$in/preinst
+accounts /etc/group $in/group
+accounts /etc/passwd $in/passwd
+while read -r name stem arch; do
+	if [ "$name" != base-passwd ]; then prepare $name $stem $arch; fi
+done <$in/preinst
+dpkg --force-depends --force-confold --force-unsafe-io --configure --pending
+`
+
+// configure brings the packages of layers from unpacked to installed. Packages without scripts and triggers need no
+// program for that.
+func (a *assembly) configure(ctx context.Context, t tree.Tree, g Group, layers []*layer) (tree.Tree, error) {
+	if isPlain(layers) {
+		return a.markInstalled(ctx, t)
+	}
+	ids, err := a.IDs.wantedBy(layers)
+	if err != nil {
+		return tree.Tree{}, err
+	}
+	input := map[string]string{"preinst": "", "passwd": "", "group": ""}
+	for _, u := range ids.Users {
+		input["passwd"] += u.passwdLine()
+		if u.Group == "" {
+			input["group"] += groupLine(u.Name, u.GID)
+		}
+	}
+	for _, x := range ids.Groups {
+		input["group"] += groupLine(x.Name, x.GID)
+	}
+	for _, l := range layers {
+		if _, ok := l.members["preinst"]; ok {
+			input["preinst"] += fmt.Sprintln(l.Name, l.infoName(), l.control.Get("Architecture"))
+		}
+	}
+	doing := ""
+	t, err = a.run(ctx, t, job{
+		name:   "configure packages",
+		script: configureScript,
+		input:  input,
+		report: func(line string) {
+			a.Log.Debug("configure", "says", line)
+			if name, ok := strings.CutPrefix(line, "Setting up "); ok {
+				doing, _, _ = strings.Cut(name, " ")
+			} else if name, ok := strings.CutPrefix(line, "Preparing "); ok {
+				doing, _, _ = strings.Cut(name, " ")
+			}
+		},
+	})
+	if err != nil {
+		if doing != "" && ctx.Err() == nil {
+			return tree.Tree{}, fmt.Errorf("package %s: %w", strings.TrimSuffix(doing, ":"+a.Architecture), err)
+		}
+		return tree.Tree{}, err
+	}
+	return t, a.checkInstalled(t)
+}
+
+// isPlain tells whether nothing has to run for layers: no script at installation, no trigger.
+func isPlain(layers []*layer) bool {
+	for _, l := range layers {
+		for _, name := range []string{"preinst", "postinst", "config", "triggers"} {
+			if _, ok := l.members[name]; ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// markInstalled ends the configuration of plain packages. A lower group's trigger may still be due (on a file of theirs);
+// then dpkg runs for it.
+func (a *assembly) markInstalled(ctx context.Context, t tree.Tree) (tree.Tree, error) {
+	d := t.Draft()
+	pending, err := a.text(d, database+"/triggers/Unincorp")
+	if err != nil {
+		return tree.Tree{}, err
+	}
+	if len(pending) > 0 {
+		return a.run(ctx, t, job{name: "run triggers", script: "dpkg --force-depends --configure --pending\n"})
+	}
+	status, err := a.text(d, database+"/status")
+	if err != nil {
+		return tree.Tree{}, err
+	}
+	status = bytes.ReplaceAll(status, []byte("\nStatus: install ok unpacked\n"), []byte("\nStatus: install ok installed\n"))
+	if err := a.write(d, database+"/status", 0o644, status); err != nil {
+		return tree.Tree{}, err
+	}
+	return d.Tree()
+}
+
+// checkInstalled refuses a tree in which dpkg left a package half done.
+func (a *assembly) checkInstalled(t tree.Tree) error {
+	status, err := a.text(t.Draft(), database+"/status")
+	if err != nil {
+		return err
+	}
+	packages, err := deb.ParseParagraphs(status)
+	if err != nil {
+		return fmt.Errorf("cannot read dpkg's status: %w", err)
+	}
+	for _, p := range packages {
+		if s := p.Get("Status"); s != "install ok installed" {
+			return fmt.Errorf("package %s: dpkg left it as %q", p.Get("Package"), s)
+		}
+	}
+	return nil
+}
