@@ -178,7 +178,7 @@ func parseAccounts(text []byte) ([]account, error) {
 }
 
 // check refuses accounts of the tree whose number was chosen by a package's script and not by the table. Debian itself
-// fixes numbers below 100, and 65534.
+// fixes numbers up to 100, and 65534.
 func (a *assembly) checkIDs(d *tree.Draft) error {
 	uids, gids := map[string]uint32{}, map[string]uint32{}
 	for _, u := range a.IDs.Users {
@@ -202,7 +202,7 @@ func (a *assembly) checkIDs(d *tree.Draft) error {
 		}
 		for _, x := range accounts {
 			want, known := table[x.name]
-			if (known && want != x.id) || (!known && x.id >= 100 && x.id != 65534) {
+			if (known && want != x.id) || (!known && x.id > 100 && x.id != 65534) {
 				faults = append(faults, fmt.Sprintf("%s has %s with number %d", file, x.name, x.id))
 			}
 		}
