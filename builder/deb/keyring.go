@@ -79,7 +79,10 @@ func (k *Keyring) OpenInRelease(text []byte, now time.Time) (*Release, []Signer,
 	if err != nil {
 		return nil, nil, err
 	}
-	return release, signers, release.CheckFresh(now)
+	if err := release.CheckFresh(now); err != nil {
+		return nil, nil, err
+	}
+	return release, signers, nil
 }
 
 func (k *Keyring) verify(text []byte, now time.Time) ([]byte, []Signer, error) {

@@ -13,6 +13,7 @@ import (
 const (
 	maxLine      = 1 << 20
 	maxParagraph = 8 << 20
+	maxFields    = 1000
 )
 
 // Field is one field of a paragraph. Value keeps continuation lines as they stand: each on its own line with its leading
@@ -89,52 +90,79 @@ func ParseParagraph(text []byte) (Paragraph, error) {
 func ParseParagraphs(text []byte) ([]Paragraph, error) {
 	var all []Paragraph
 	s := newLineScanner(bytes.NewReader(text))
-	var p Paragraph
+	var p paragraphBuilder
 	for {
 		line, err := s.next()
 		if err != nil && err != io.EOF {
 			return nil, fmt.Errorf("cannot parse paragraphs: %w", err)
 		}
 		if err == io.EOF || len(bytes.TrimRight(line, " \t")) == 0 {
-			if len(p) > 0 {
-				all, p = append(all, p), nil
+			if done := p.finish(); len(done) > 0 {
+				all = append(all, done)
 			}
 			if err == io.EOF {
 				return all, nil
 			}
 			continue
 		}
-		if p, err = p.addLine(line); err != nil {
+		if err := p.add(line); err != nil {
 			return nil, fmt.Errorf("cannot parse paragraphs: line %d: %w", s.line, err)
 		}
 	}
 }
 
-func (p Paragraph) addLine(line []byte) (Paragraph, error) {
+// paragraphBuilder collects lines. The value of the last field is kept apart while it grows: release files have fields of
+// thousands of lines.
+type paragraphBuilder struct {
+	fields Paragraph
+	value  []byte
+}
+
+func (b *paragraphBuilder) add(line []byte) error {
 	switch line[0] {
 	case '#':
-		return p, nil
+		return nil
 	case ' ', '\t':
-		if len(p) == 0 {
-			return nil, errors.New("a continuation line with no field before it")
+		if len(b.fields) == 0 {
+			return errors.New("a continuation line with no field before it")
 		}
-		last := &p[len(p)-1]
-		last.Value += "\n" + strings.TrimRight(string(line), " \t")
-		if len(last.Value) > maxParagraph {
-			return nil, fmt.Errorf("field %s is larger than %d bytes", last.Name, maxParagraph)
+		b.value = append(append(b.value, '\n'), bytes.TrimRight(line, " \t")...)
+		if len(b.value) > maxParagraph {
+			return fmt.Errorf("field %s is larger than %d bytes", b.fields[len(b.fields)-1].Name, maxParagraph)
 		}
-		return p, nil
+		return nil
 	}
 	name, value, ok := bytes.Cut(line, []byte(":"))
 	if !ok || !isFieldName(name) {
-		return nil, fmt.Errorf("%.60q is not \"Name: value\"", line)
+		return fmt.Errorf("%.60q is not \"Name: value\"", line)
 	}
-	for _, f := range p {
+	if len(b.fields) == maxFields {
+		return fmt.Errorf("more than %d fields", maxFields)
+	}
+	for _, f := range b.fields {
 		if strings.EqualFold(f.Name, string(name)) {
-			return nil, fmt.Errorf("field %s appears twice", f.Name)
+			return fmt.Errorf("field %s appears twice", f.Name)
 		}
 	}
-	return append(p, Field{string(name), string(bytes.Trim(value, " \t"))}), nil
+	b.closeField()
+	b.fields = append(b.fields, Field{Name: string(name)})
+	b.value = append(b.value, bytes.Trim(value, " \t")...)
+	return nil
+}
+
+func (b *paragraphBuilder) closeField() {
+	if n := len(b.fields); n > 0 {
+		b.fields[n-1].Value = string(b.value)
+	}
+	b.value = b.value[:0]
+}
+
+// finish returns the paragraph and starts the next one.
+func (b *paragraphBuilder) finish() Paragraph {
+	b.closeField()
+	p := b.fields
+	b.fields = nil
+	return p
 }
 
 // isFieldName accepts printable ASCII other than space and colon, not starting with '-' or '#' (Debian policy 5.1).
