@@ -154,8 +154,3 @@ func runInRoot(program string, args ...string) error {
 	}
 	return fmt.Errorf("cannot run %s: %v", program, err)
 }
-
-// findRootOnOptical looks for the root image on an ISO 9660 disc in an optical drive.
-func (m *machine) findRootOnOptical() (bool, error) { return false, nil }
-
-func openVerity(r rootSource, rootHash string, trial bool) (string, error) { return "", nil }
