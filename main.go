@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +15,10 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
+	"roost/appliance/command"
 	"roost/images/keys"
 	"roost/test/lab"
 )
@@ -43,10 +41,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &usageError{c, err} })
-	root.AddCommand(keysCommand(), labCommand())
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &command.UsageError{Command: c, Err: err} })
+	root.AddCommand(keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
+	root.PersistentFlags().String("site", "", "site to talk to: a name, or the path of a context file; default $ROOST_SITE, else the only one known")
 	err := root.ExecuteContext(ctx)
-	var usage *usageError
+	var usage *command.UsageError
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -64,84 +63,6 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return 1
 }
 
-// usageError is a wrong command line.
-type usageError struct {
-	command *cobra.Command
-	err     error
-}
-
-func (e *usageError) Error() string { return e.command.CommandPath() + ": " + e.err.Error() }
-
-// noun makes a command that only holds verbs.
-func noun(use, short string, verbs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	c.AddCommand(verbs...)
-	return c
-}
-
-// exact demands the arguments that the usage line names.
-func exact(n int) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if len(args) != n {
-			return &usageError{c, fmt.Errorf("want %s", c.UseLine())}
-		}
-		return nil
-	}
-}
-
-// table is what a listing verb prints: rows for people, value for programs.
-type table struct {
-	head  []string
-	rows  [][]string
-	value any
-}
-
-func outputFlag(c *cobra.Command) *string {
-	return c.Flags().StringP("output", "o", "table", "output format: table, json or yaml")
-}
-
-func (t table) print(w io.Writer, format string) error {
-	switch format {
-	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(t.value)
-	case "yaml":
-		return printYAML(w, t.value)
-	case "table":
-		tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-		fmt.Fprintln(tw, strings.Join(t.head, "\t"))
-		for _, r := range t.rows {
-			fmt.Fprintln(tw, strings.Join(r, "\t"))
-		}
-		return tw.Flush()
-	}
-	return fmt.Errorf("cannot print as %q: want table, json or yaml", format)
-}
-
-// printYAML prints what JSON would hold, so that both forms have the same names.
-func printYAML(w io.Writer, value any) error {
-	b, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	var node yaml.Node
-	if err := yaml.Unmarshal(b, &node); err != nil {
-		return err
-	}
-	plainStyle(&node)
-	enc := yaml.NewEncoder(w)
-	enc.SetIndent(2)
-	return enc.Encode(&node)
-}
-
-func plainStyle(n *yaml.Node) {
-	n.Style &^= yaml.FlowStyle | yaml.DoubleQuotedStyle
-	for _, c := range n.Content {
-		plainStyle(c)
-	}
-}
-
 func keysCommand() *cobra.Command {
 	var name string
 	initialise := &cobra.Command{
@@ -149,7 +70,7 @@ func keysCommand() *cobra.Command {
 		Short: "Make a new key set: Secure Boot keys (PK, KEK, db) and the release key",
 		Long: "Make a new key set in DIR: the Secure Boot keys PK, KEK and db (RSA-2048) and the release key (ECDSA P-256).\n" +
 			"Private keys are readable by you alone. An existing set is never overwritten.",
-		Args: exact(1),
+		Args: command.Exact(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := keys.Init(args[0], name); err != nil {
 				return err
@@ -162,7 +83,7 @@ func keysCommand() *cobra.Command {
 	export := &cobra.Command{
 		Use:   "export KEYS DIR",
 		Short: "Write the public halves: certificates, signature lists, signed enrolment updates, release.pub",
-		Args:  exact(2),
+		Args:  command.Exact(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			set, err := keys.Open(args[0])
 			if err != nil {
@@ -171,7 +92,7 @@ func keysCommand() *cobra.Command {
 			return set.Export(args[1])
 		},
 	}
-	return noun("keys", "Make and export signing keys", initialise, export)
+	return command.Noun("keys", "Make and export signing keys", initialise, export)
 }
 
 func labCommand() *cobra.Command {
@@ -185,7 +106,7 @@ func labCommand() *cobra.Command {
 		return l.Machine(which)
 	}
 	power := &cobra.Command{
-		Use: "power MACHINE on|off|reset|shutdown", Short: "Press a machine's buttons; off pulls the plug", Args: exact(2),
+		Use: "power MACHINE on|off|reset|shutdown", Short: "Press a machine's buttons; off pulls the plug", Args: command.Exact(2),
 		ValidArgs: []string{"on", "off", "reset", "shutdown"},
 		RunE: func(c *cobra.Command, args []string) error {
 			m, err := machine(args[0])
@@ -202,11 +123,11 @@ func labCommand() *cobra.Command {
 			case "shutdown":
 				return m.Shutdown(c.Context())
 			}
-			return &usageError{c, fmt.Errorf("cannot do %q: want on, off, reset or shutdown", args[1])}
+			return &command.UsageError{Command: c, Err: fmt.Errorf("cannot do %q: want on, off, reset or shutdown", args[1])}
 		},
 	}
 	console := &cobra.Command{
-		Use: "console MACHINE", Short: "Attach to a machine's serial console; Ctrl-C detaches", Args: exact(1),
+		Use: "console MACHINE", Short: "Attach to a machine's serial console; Ctrl-C detaches", Args: command.Exact(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			m, err := machine(args[0])
 			if err != nil {
@@ -231,7 +152,7 @@ func labCommand() *cobra.Command {
 		},
 	}
 	down := &cobra.Command{
-		Use: "down", Short: "Power every machine off and remove the lab, disks included", Args: exact(0),
+		Use: "down", Short: "Power every machine off and remove the lab, disks included", Args: command.Exact(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			l, err := open()
 			if err != nil {
@@ -240,7 +161,7 @@ func labCommand() *cobra.Command {
 			return l.Down()
 		},
 	}
-	c := noun("lab", "A virtual site on this computer: machines with real firmware on a private network",
+	c := command.Noun("lab", "A virtual site on this computer: machines with real firmware on a private network",
 		labUpCommand(&name), labStatusCommand(&name), console, power, inside, down)
 	c.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab")
 	return c
@@ -251,7 +172,7 @@ func labUpCommand(name *string) *cobra.Command {
 	var memory, disk int64
 	var keysDir string
 	c := &cobra.Command{
-		Use: "up", Short: "Make the lab, its network and its machines, powered off", Args: exact(0),
+		Use: "up", Short: "Make the lab, its network and its machines, powered off", Args: command.Exact(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			config := lab.Config{Name: *name}
 			if keysDir != "" {
@@ -299,8 +220,8 @@ func labKeys(dir string) (*lab.Keys, error) {
 }
 
 func labStatusCommand(name *string) *cobra.Command {
-	c := &cobra.Command{Use: "status", Short: "List the machines of the lab", Args: exact(0)}
-	format := outputFlag(c)
+	c := &cobra.Command{Use: "status", Short: "List the machines of the lab", Args: command.Exact(0)}
+	format := command.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		l, err := lab.Open(lab.Config{Name: *name})
 		if err != nil {
@@ -310,18 +231,18 @@ func labStatusCommand(name *string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		t := table{head: []string{"NAME", "POWER", "MAC", "CONSOLE LOG"}}
+		t := command.Table{Head: []string{"NAME", "POWER", "MAC", "CONSOLE LOG"}}
 		var value []map[string]string
 		for _, m := range machines {
 			power := "off"
 			if m.Running() {
 				power = "on"
 			}
-			t.rows = append(t.rows, []string{m.Name, power, m.MAC(), m.ConsoleLog()})
+			t.Rows = append(t.Rows, []string{m.Name, power, m.MAC(), m.ConsoleLog()})
 			value = append(value, map[string]string{"name": m.Name, "power": power, "mac": m.MAC(), "disk": filepath.Clean(m.DiskPath()), "consoleLog": m.ConsoleLog()})
 		}
-		t.value = value
-		return t.print(c.OutOrStdout(), *format)
+		t.Value = value
+		return t.Print(c.OutOrStdout(), *format)
 	}
 	return c
 }
