@@ -1,0 +1,46 @@
+// Command journey walks the main job of Roost from end to end on virtual machines, with visible progress: build, serve,
+// discover, install, update, roll back. It is what make run runs.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"roost/test/vm"
+)
+
+func main() {
+	roost := flag.String("roost", "out/roost", "the roost command")
+	dir := flag.String("dir", "out/journey", "work directory; must not exist")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := walk(ctx, *roost, *dir); err != nil {
+		fmt.Fprintln(os.Stderr, "journey:", err)
+		os.Exit(1)
+	}
+}
+
+func walk(ctx context.Context, roost, dir string) error {
+	roost, err := filepath.Abs(roost)
+	if err != nil {
+		return err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	// What an earlier walk left is of no use to this one.
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	j := &vm.Journey{Roost: roost, Recipes: filepath.Join("test", "vm", "testdata"), Dir: dir, Out: os.Stdout, Lab: "journey"}
+	return j.Run(ctx)
+}
