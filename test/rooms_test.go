@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"images/disk/...":   {"images", "images/disk", "images/uki"},
 	"images/rootfs/...": {"images", "images/rootfs"},
 	"images/uki":        {"images"},
+	"images/uki/...":    {"images", "images/uki"},
 	"images/keys":       {"images"},
 	"images/...":        {"images"},
 
