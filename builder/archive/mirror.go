@@ -44,7 +44,7 @@ func ParseMirror(s string) (Mirror, error) {
 		}
 	}
 	if len(m.Main) == 0 {
-		return Mirror{}, fmt.Errorf("cannot use mirror %q: it names no base URL such as http://HOST/debian", s)
+		return Mirror{}, errors.New("cannot use mirror: it names no base URL such as http://HOST/debian")
 	}
 	return m.withSecurity(), nil
 }

@@ -137,23 +137,23 @@ func (c *Cache) Prune(p Prune, now time.Time) ([]Usage, error) {
 	return all, nil
 }
 
-// choose picks the files to remove.
+// choose picks the files to remove: first what is too old, then the least recently used of the rest.
 func (p Prune) choose(files []cached, now time.Time) []cached {
-	files = slices.Clone(files)
-	slices.SortFunc(files, func(a, b cached) int { return a.used.Compare(b.used) })
+	var chosen, rest []cached
 	var total int64
 	for _, f := range files {
+		age := now.Sub(f.used)
+		if (p.UnusedFor > 0 && age > p.UnusedFor) || (f.section == SectionPartial && age > leftoverAge) {
+			chosen = append(chosen, f)
+			continue
+		}
+		rest = append(rest, f)
 		total += f.bytes
 	}
-	var chosen []cached
-	for _, f := range files {
-		age := now.Sub(f.used)
-		switch {
-		case p.UnusedFor > 0 && age > p.UnusedFor:
-		case f.section == SectionPartial && age > leftoverAge:
-		case p.MaxBytes < 0 || (p.MaxBytes > 0 && total > p.MaxBytes):
-		default:
-			continue
+	slices.SortStableFunc(rest, func(a, b cached) int { return a.used.Compare(b.used) })
+	for _, f := range rest {
+		if p.MaxBytes == 0 || (p.MaxBytes > 0 && total <= p.MaxBytes) {
+			break
 		}
 		chosen = append(chosen, f)
 		total -= f.bytes

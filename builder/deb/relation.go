@@ -140,6 +140,9 @@ func ParseRelations(s string) (Relations, error) {
 		}
 		all = append(all, group)
 	}
+	if len(all) == 0 {
+		return nil, nil
+	}
 	return all, nil
 }
 
