@@ -96,8 +96,10 @@ type Software struct {
 	Slot     string   `json:"slot,omitempty"`     // a or b
 	Trial    bool     `json:"trial,omitempty"`    // the running boot is not committed yet
 
-	Wanted   *Release `json:"wanted,omitempty"`   // the wish; nil: stay with what runs
-	Rollback string   `json:"rollback,omitempty"` // id of a requested rollback; cleared when the host has acted on it
+	Wanted   *Release        `json:"wanted,omitempty"`   // the wish; nil: stay with what runs
+	Force    bool            `json:"force,omitempty"`    // the wanted release may be older
+	Rollback string          `json:"rollback,omitempty"` // id of a requested rollback, until the host reports it as handled
+	Cleared  []images.Digest `json:"cleared,omitempty"`  // failures an operator cleared, until the host no longer reports them
 
 	Phase    string    `json:"phase,omitempty"`    // of the update engine: fetching, writing, …, rolled-back
 	Progress int       `json:"progress,omitempty"` // percent of the phase

@@ -103,7 +103,7 @@ func (m *Manager) Ensure(ctx context.Context) error {
 	_, err := m.config.Store.Update(ctx, func(tx *store.Tx) error {
 		for _, h := range store.Hosts().List(tx) {
 			switch {
-			case h.Phase == api.InService || m.live(h, now):
+			case h.Phase != api.Discovered && h.Phase != api.Approved || m.live(h, now):
 			case now.Sub(h.LastSeen) > m.config.Limits.Expiry:
 				remove(tx, h)
 				tx.Audit(store.Actor{Name: "manager/trust"}, "expire host", "host/"+h.ID, "not heard of since "+h.LastSeen.Format(time.RFC3339))
