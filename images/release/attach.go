@@ -184,3 +184,24 @@ func ParseIndex(data []byte) (Index, error) {
 	}
 	return Index{Manifests: x.Manifests}, nil
 }
+
+// Blobs returns the config and the layers of any OCI image manifest: what must be copied with it.
+func Blobs(manifest []byte) ([]Descriptor, error) {
+	m := new(manifestJSON)
+	if err := images.DecodeJSON(manifest, m); err != nil {
+		return nil, fmt.Errorf("cannot parse manifest: %w", err)
+	}
+	if m.SchemaVersion != 2 || m.Config.Digest == "" {
+		return nil, fmt.Errorf("cannot parse manifest: want an OCI image manifest")
+	}
+	blobs := append([]Descriptor{m.Config}, m.Layers...)
+	for _, d := range blobs {
+		if _, err := images.ParseDigest(string(d.Digest)); err != nil {
+			return nil, fmt.Errorf("cannot parse manifest: %w", err)
+		}
+		if d.Size < 0 || d.Size > maxBlob {
+			return nil, fmt.Errorf("cannot parse manifest: blob %s has %d bytes, limit %d", d.Digest, d.Size, int64(maxBlob))
+		}
+	}
+	return blobs, nil
+}
