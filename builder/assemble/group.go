@@ -13,7 +13,7 @@ import (
 )
 
 // groupVersion is part of the key of every group's layer; it changes when what this file does changes.
-const groupVersion = "group 1"
+const groupVersion = "group 2"
 
 // groupKey names the tree after a group by everything it is made of: the tree below, the packages in order, and the
 // numbers of users.
@@ -176,6 +176,7 @@ func (a *assembly) configure(ctx context.Context, t tree.Tree, g Group, layers [
 		name:   "configure packages",
 		script: configureScript,
 		input:  input,
+		hide:   isModule, // a kernel's postinst would index thousands of modules that are picked and indexed later
 		report: func(line string) {
 			a.Log.Debug("configure", "says", line)
 			if name, ok := strings.CutPrefix(line, "Setting up "); ok {

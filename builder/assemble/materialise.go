@@ -23,9 +23,14 @@ import (
 // materialise writes t as real files below directory dir, which exists. Contents are linked from the store where owner and
 // mode allow, which is safe because whoever works on the files does so through an overlay. Each content is linked once,
 // for programs take two names of one inode for one file and refuse to copy between them.
-func (a *assembly) materialise(ctx context.Context, t tree.Tree, dir string) error {
+//
+// Files that hide picks are left out.
+func (a *assembly) materialise(ctx context.Context, t tree.Tree, dir string, hide func(path string) bool) error {
 	var files []tree.Entry
 	for _, e := range t.Entries() {
+		if e.Type == tree.File && hide != nil && hide(e.Path) {
+			continue
+		}
 		if e.Type == tree.File {
 			files = append(files, e)
 			continue

@@ -23,6 +23,7 @@ type job struct {
 	name   string            // for errors and logs
 	script string            // run by the tree's own /bin/sh
 	input  map[string]string // files in /run/roost by name, for the script
+	hide   func(string) bool // files the programs shall not see, by path; they stay in the tree; may be nil
 	report func(line string) // called with each line of output; may be nil
 }
 
@@ -41,7 +42,7 @@ func (a *assembly) run(ctx context.Context, t tree.Tree, j job) (tree.Tree, erro
 	if err := os.Mkdir(lower, 0o755); err != nil {
 		return tree.Tree{}, err
 	}
-	if err := a.materialise(ctx, t, lower); err != nil {
+	if err := a.materialise(ctx, t, lower, j.hide); err != nil {
 		return tree.Tree{}, explainFull(err)
 	}
 	type outcome struct {

@@ -1,0 +1,292 @@
+package assemble
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"roost/builder/recipe"
+	"roost/builder/tree"
+)
+
+// Program is a compiled program to put into the image.
+type Program struct {
+	Target string // path in the image
+	Path   string // file on the host
+}
+
+// edit applies what the recipe says besides packages, in the order in which later parts may refer to earlier ones.
+func (a *assembly) edit(t tree.Tree) (tree.Tree, error) {
+	r := a.Recipe
+	d := t.Remove(func(p string) bool { return !recipe.Decide(r.Remove, p, true) }).Draft()
+	if err := a.addAccounts(d); err != nil {
+		return tree.Tree{}, err
+	}
+	for _, p := range a.Programs {
+		if err := a.addProgram(d, p); err != nil {
+			return tree.Tree{}, fmt.Errorf("cannot add program %s: %w", p.Target, err)
+		}
+	}
+	for _, u := range r.Units.Define {
+		if err := a.write(d, vendorUnits+"/"+u.Name, 0o644, []byte(u.Content)); err != nil {
+			return tree.Tree{}, err
+		}
+	}
+	for _, list := range [][]recipe.File{r.Files, a.Files} {
+		for _, f := range list {
+			if err := a.addFile(d, f); err != nil {
+				return tree.Tree{}, fmt.Errorf("cannot add %s: %w", f.Path, err)
+			}
+		}
+	}
+	if err := a.setUnits(d); err != nil {
+		return tree.Tree{}, err
+	}
+	if err := a.setSysctl(d); err != nil {
+		return tree.Tree{}, err
+	}
+	if err := a.identify(d); err != nil {
+		return tree.Tree{}, err
+	}
+	return d.Tree()
+}
+
+func (a *assembly) addProgram(d *tree.Draft, p Program) error {
+	f, err := os.Open(p.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	blob, size, err := a.Store.Put(f)
+	if err != nil {
+		return err
+	}
+	return d.Put(tree.Entry{Path: p.Target, Type: tree.File, Mode: 0o755, Blob: blob, Size: size})
+}
+
+// notInImage are directories of the machine, not of the image: what a recipe puts there would never be seen.
+var notInImage = []string{"/var", "/run", "/tmp", "/dev", "/proc", "/sys", "/boot", "/efi"}
+
+func (a *assembly) addFile(d *tree.Draft, f recipe.File) error {
+	for _, dir := range notInImage {
+		if f.Path == dir || strings.HasPrefix(f.Path, dir+"/") {
+			return fmt.Errorf("%s belongs to the running machine, not to the image; let a tmpfiles.d file make it at boot", dir)
+		}
+	}
+	e := tree.Entry{Path: f.Path, Mode: f.Mode & 0o7777}
+	var err error
+	if e.UID, err = a.number(d, "/etc/passwd", f.Owner); err != nil {
+		return err
+	}
+	if e.GID, err = a.number(d, "/etc/group", f.Group); err != nil {
+		return err
+	}
+	switch {
+	case f.Directory:
+		e.Type = tree.Directory
+	case f.Link != "":
+		e.Type, e.Mode, e.Target = tree.Symlink, 0o777, f.Link
+	default:
+		e.Type = tree.File
+		if e.Blob, err = a.Store.PutBytes(f.Content); err != nil {
+			return err
+		}
+		e.Size = int64(len(f.Content))
+	}
+	return d.Put(e)
+}
+
+// number returns the id of a user or group by name or number; "" is root.
+func (a *assembly) number(d *tree.Draft, file, name string) (uint32, error) {
+	if name == "" || name == "root" {
+		return 0, nil
+	}
+	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	text, err := a.text(d, file)
+	if err != nil {
+		return 0, err
+	}
+	accounts, err := parseAccounts(text)
+	if err != nil {
+		return 0, err
+	}
+	for _, x := range accounts {
+		if x.name == name {
+			return x.id, nil
+		}
+	}
+	return 0, fmt.Errorf("the image has no %s in %s", name, file)
+}
+
+func (a *assembly) setUnits(d *tree.Draft) error {
+	for _, unit := range a.Recipe.Units.Disable {
+		if err := a.disable(d, unit, map[string]bool{}); err != nil {
+			return err
+		}
+	}
+	for _, unit := range a.Recipe.Units.Enable {
+		if err := a.enable(d, unit, map[string]bool{}); err != nil {
+			return err
+		}
+	}
+	for _, unit := range a.Recipe.Units.Mask {
+		if err := mask(d, unit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *assembly) setSysctl(d *tree.Draft) error {
+	if len(a.Recipe.Sysctl) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	for _, s := range a.Recipe.Sysctl {
+		fmt.Fprintf(&b, "%s = %s\n", s.Key, s.Value)
+	}
+	return a.write(d, "/usr/lib/sysctl.d/60-roost.conf", 0o644, []byte(b.String()))
+}
+
+// identify says in os-release(5) which image this is. Values of the distribution below stay where ours say nothing.
+func (a *assembly) identify(d *tree.Draft) error {
+	r := a.Recipe
+	text, err := a.text(d, "/usr/lib/os-release")
+	if err != nil {
+		return err
+	}
+	ours := [][2]string{
+		{"ID", "roost"}, {"ID_LIKE", "debian"}, {"NAME", "Roost"}, {"PRETTY_NAME", fmt.Sprintf("Roost %s %s", r.Name, r.Version)},
+		{"IMAGE_ID", "roost-" + r.Name}, {"IMAGE_VERSION", string(r.Version)}, {"VERSION_ID", string(r.Version)}, {"VERSION", string(r.Version)},
+	}
+	var b strings.Builder
+	for _, v := range ours {
+		fmt.Fprintf(&b, "%s=%s\n", v[0], quote(v[1]))
+	}
+	for line := range strings.Lines(string(text)) {
+		key, _, ok := strings.Cut(line, "=")
+		known := key == "DEBIAN_VERSION_FULL" || strings.HasSuffix(key, "_URL") || key == "VERSION_CODENAME" // the release below, without its name
+		if ok && known {
+			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
+		}
+	}
+	if err := a.write(d, "/usr/lib/os-release", 0o644, []byte(b.String())); err != nil {
+		return err
+	}
+	if err := putLink(d, "/etc/os-release", "../usr/lib/os-release"); err != nil {
+		return err
+	}
+	if err := a.write(d, "/etc/issue", 0o644, []byte(fmt.Sprintf("Roost %s %s \\n \\l\n\n", r.Name, r.Version))); err != nil {
+		return err
+	}
+	return a.write(d, "/etc/issue.net", 0o644, []byte(fmt.Sprintf("Roost %s %s\n", r.Name, r.Version)))
+}
+
+// quote writes an os-release value.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_") == "" {
+		return s
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(s) + `"`
+}
+
+// addAccounts adds the recipe's groups and users, without passwords.
+func (a *assembly) addAccounts(d *tree.Draft) error {
+	for _, g := range a.Recipe.Groups {
+		if err := a.addAccount(d, "/etc/group", g.Name, g.GID, fmt.Sprintf("%s:*:%d:", g.Name, g.GID)); err != nil {
+			return err
+		}
+	}
+	for _, u := range a.Recipe.Users {
+		if _, err := a.number(d, "/etc/group", u.Group); err != nil && u.Group == u.Name {
+			if err := a.addAccount(d, "/etc/group", u.Name, u.UID, fmt.Sprintf("%s:*:%d:", u.Name, u.UID)); err != nil {
+				return err
+			}
+		}
+		gid, err := a.number(d, "/etc/group", u.Group)
+		if err != nil {
+			return fmt.Errorf("cannot add user %s: %w", u.Name, err)
+		}
+		line := fmt.Sprintf("%s:*:%d:%d:%s:%s:%s", u.Name, u.UID, gid, u.Comment, u.Home, u.Shell)
+		if err := a.addAccount(d, "/etc/passwd", u.Name, u.UID, line); err != nil {
+			return err
+		}
+		for _, group := range u.Groups {
+			if err := a.addMember(d, group, u.Name); err != nil {
+				return fmt.Errorf("cannot add user %s: %w", u.Name, err)
+			}
+		}
+		if err := a.addHome(d, u, gid); err != nil {
+			return fmt.Errorf("cannot add user %s: %w", u.Name, err)
+		}
+	}
+	return nil
+}
+
+func (a *assembly) addAccount(d *tree.Draft, file, name string, id int, line string) error {
+	text, err := a.text(d, file)
+	if err != nil {
+		return err
+	}
+	accounts, err := parseAccounts(text)
+	if err != nil {
+		return err
+	}
+	for _, x := range accounts {
+		if x.name == name && x.id == uint32(id) {
+			return nil
+		}
+		if x.name == name || x.id == uint32(id) {
+			return fmt.Errorf("cannot add %s with number %d: %s has %s with number %d", name, id, file, x.name, x.id)
+		}
+	}
+	return a.write(d, file, 0o644, append(text, line+"\n"...))
+}
+
+func (a *assembly) addMember(d *tree.Draft, group, user string) error {
+	text, err := a.text(d, "/etc/group")
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	found := false
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		fields := strings.Split(line, ":")
+		if len(fields) == 4 && fields[0] == group {
+			found = true
+			if fields[3] != "" {
+				fields[3] += ","
+			}
+			fields[3] += user
+			line = strings.Join(fields, ":")
+		}
+		b.WriteString(line + "\n")
+	}
+	if !found {
+		return fmt.Errorf("the image has no group %s", group)
+	}
+	return a.write(d, "/etc/group", 0o644, []byte(b.String()))
+}
+
+// addHome makes a user's home in the tree. One below /var becomes a tmpfiles.d line when the tree is sealed.
+func (a *assembly) addHome(d *tree.Draft, u recipe.User, gid uint32) error {
+	if _, ok := d.Lookup(u.Home); ok || u.Home == "" || u.Home == "/nonexistent" || path.Clean(u.Home) == "/" {
+		return nil
+	}
+	return d.Put(tree.Entry{Path: path.Clean(u.Home), Type: tree.Directory, Mode: 0o700, UID: uint32(u.UID), GID: gid})
+}
+
+// readBounded reads all of r, which must not be longer than limit bytes.
+func readBounded(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("more than %d bytes", limit)
+	}
+	return b, err
+}
