@@ -64,7 +64,7 @@ func (s *session) fetchAll(ctx context.Context, transfers []*transfer) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // missing returns the transfers whose content the cache lacks, once each, and refuses at once when they cannot fit on the disk.
