@@ -167,7 +167,7 @@ func (t *transfer) run(ctx context.Context) error {
 		return err
 	}
 	t.meter.add(t.name, t.partSize())
-	err := t.retry(ctx, t.urls, func(u *url.URL) (bool, error) { return t.attempt(ctx, u) })
+	err := t.retry(ctx, t.urls, t.Tries, func(u *url.URL) (bool, error) { return t.attempt(ctx, u) })
 	if isGone(err) {
 		return fmt.Errorf("%w; the mirror no longer has this version, roost lock --update picks newer ones", err)
 	}

@@ -75,6 +75,10 @@ func encodePackages(list []deb.Package) []byte {
 	data = binary.LittleEndian.AppendUint64(data, uint64(len(list)))
 	data = binary.LittleEndian.AppendUint64(data, uint64(len(numbers)))
 	data = append(append(data, numbers...), text...)
+	return appendChecksum(data)
+}
+
+func appendChecksum(data []byte) []byte {
 	return binary.LittleEndian.AppendUint32(data, checksum(data))
 }
 

@@ -180,4 +180,3 @@ func bytesOf(n int) []byte {
 	}
 	return b
 }
-

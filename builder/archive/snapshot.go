@@ -78,16 +78,12 @@ func (s *session) suite(ctx context.Context, r Request, name string) (Suite, err
 			return Suite{}, err
 		}
 		suite.Packages, err = s.packages(ctx, r, &suite)
-		if err == nil || again || suite.FromCache || !(isGone(err) || isOther(err)) {
+		var refused *refusal
+		if err == nil || again || suite.FromCache || !errors.As(err, &refused) {
 			return suite, err
 		}
 		s.Log.Warn("indexes do not fit the release file, reading both again", "suite", name, "cause", err)
 	}
-}
-
-func isOther(err error) bool {
-	var other *DigestError
-	return errors.As(err, &other)
 }
 
 // release fetches and verifies InRelease, or takes the newest one seen before.
@@ -97,7 +93,11 @@ func (s *session) release(ctx context.Context, r Request, name string) (Suite, e
 	if r.Offline {
 		return old, oldErr
 	}
-	text, err := s.fetchSmall(ctx, name, path.Join("dists", name, "InRelease"))
+	tries := s.Tries
+	if oldErr == nil {
+		tries = min(tries, 2) // there is something to fall back on, so do not keep people without network waiting
+	}
+	text, err := s.fetchSmall(ctx, name, path.Join("dists", name, "InRelease"), tries)
 	if err != nil {
 		if ctx.Err() != nil || isGone(err) || oldErr != nil {
 			return Suite{}, err
@@ -159,7 +159,7 @@ func (s *session) openRelease(r Request, name string, text []byte) (Suite, error
 }
 
 // fetchSmall reads a file whose digest is not known in advance.
-func (s *session) fetchSmall(ctx context.Context, suite, name string) (text []byte, err error) {
+func (s *session) fetchSmall(ctx context.Context, suite, name string, tries int) (text []byte, err error) {
 	var urls []*url.URL
 	for _, base := range s.Mirror.Bases(suite) {
 		urls = append(urls, base.JoinPath(name))
@@ -167,7 +167,7 @@ func (s *session) fetchSmall(ctx context.Context, suite, name string) (text []by
 	if len(urls) == 0 {
 		return nil, errors.New("no mirror is known")
 	}
-	err = s.retry(ctx, urls, func(u *url.URL) (bool, error) {
+	err = s.retry(ctx, urls, tries, func(u *url.URL) (bool, error) {
 		return false, s.get(ctx, u, 0, func(response *http.Response, body io.Reader) (err error) {
 			if text, err = io.ReadAll(io.LimitReader(body, maxInRelease+1)); err == nil && len(text) > maxInRelease {
 				return &refusal{fmt.Errorf("it is larger than %d bytes", maxInRelease)}

@@ -112,15 +112,15 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("%d %s", e.code, http.StatusText(e.code)) }
 
-// isMissing404 reports whether err is the mirror's word that it has no such file.
+// isGone reports whether err is the mirror's word that it has no such file.
 func isGone(err error) bool {
 	var status *statusError
 	return errors.As(err, &status) && (status.code == http.StatusNotFound || status.code == http.StatusGone)
 }
 
 // retry calls attempt with each URL in turn until one succeeds. attempt says whether it brought the transfer further.
-// A refusal takes its URL out; attempts without progress are bounded and spaced.
-func (s *session) retry(ctx context.Context, urls []*url.URL, attempt func(u *url.URL) (progress bool, err error)) error {
+// A refusal takes its URL out; attempts without progress are bounded by tries for each URL, and spaced.
+func (s *session) retry(ctx context.Context, urls []*url.URL, tries int, attempt func(u *url.URL) (progress bool, err error)) error {
 	urls = slices.Clone(urls)
 	var last []error
 	idle := 0
@@ -148,7 +148,7 @@ func (s *session) retry(ctx context.Context, urls []*url.URL, attempt func(u *ur
 		if idle++; progress {
 			idle = 0
 		}
-		if idle >= s.Tries*len(urls) || n >= maxAttempts {
+		if idle >= tries*len(urls) || n >= maxAttempts {
 			return errors.Join(append(last, fmt.Errorf("%w (after %d attempts)", err, n+1))...)
 		}
 		s.Log.Warn("transfer interrupted, trying again", "url", u.Redacted(), "cause", err, "attempt", n+1)
