@@ -148,8 +148,8 @@ func (r Reference) String() string {
 	return s
 }
 
-// loopback reports whether the registry is on this machine, the only place where HTTP without TLS goes without saying.
-func (r Reference) loopback() bool {
+// Loopback reports whether the registry is on this machine, the only place where HTTP without TLS goes without saying.
+func (r Reference) Loopback() bool {
 	host, _, found := cutLast(r.Host, ":")
 	if !found {
 		host = r.Host

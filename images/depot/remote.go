@@ -39,7 +39,7 @@ const (
 )
 
 func openRemote(r Reference, o Options) (*remote, error) {
-	plain := o.PlainHTTP || r.loopback()
+	plain := o.PlainHTTP || r.Loopback()
 	options := []name.Option{name.StrictValidation}
 	if plain {
 		options = append(options, name.Insecure)

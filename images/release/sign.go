@@ -123,3 +123,15 @@ func publicKey(key crypto.PublicKey) (*ecdsa.PublicKey, error) {
 	}
 	return k, nil
 }
+
+// SplitKeys cuts a trust file into its PEM blocks, for programs that take one key per file.
+func SplitKeys(data []byte) [][]byte {
+	var blocks [][]byte
+	for {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			return blocks
+		}
+		blocks, data = append(blocks, pem.EncodeToMemory(block)), rest
+	}
+}
