@@ -48,7 +48,7 @@ func (j *Journey) release(ctx context.Context, n string) error {
 	var built struct {
 		Digest images.Digest `json:"digest"`
 	}
-	err := j.query(ctx, &built, "build", j.recipe(n), "--keys", j.path("keys"), "--output", j.path("depot"))
+	err := j.query(ctx, &built, "build", j.recipe(n), "--keys", j.path("keys"), "--depot", j.path("depot"))
 	if err != nil {
 		return err
 	}
@@ -197,8 +197,8 @@ func (j *Journey) publish(ctx context.Context, n string) error {
 
 func (j *Journey) failedGate(ctx context.Context) error {
 	return j.broken(ctx, "3", []string{"worker-0", "controller-0"}, func(f *api.Failure) error {
-		if f.Gate != "never" || len(f.Log) == 0 {
-			return fmt.Errorf("want gate %q and log lines as evidence, got gate %q and %d lines", "never", f.Gate, len(f.Log))
+		if f.Gate != "ssh" || len(f.Log) == 0 {
+			return fmt.Errorf("want gate %q and log lines as evidence, got gate %q and %d lines", "ssh", f.Gate, len(f.Log))
 		}
 		return nil
 	})
