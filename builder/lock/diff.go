@@ -1,0 +1,121 @@
+package lock
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// Change is a package that two locks do not have in common. Old is nil for an added package, New for a removed one.
+type Change struct {
+	Name     string
+	Old, New *Package
+}
+
+// Kind returns "added", "removed", "upgraded", "downgraded", or "rebuilt" for the same version with another content.
+func (c Change) Kind() string {
+	switch {
+	case c.Old == nil:
+		return "added"
+	case c.New == nil:
+		return "removed"
+	}
+	switch c.New.Version.Compare(c.Old.Version) {
+	case 1:
+		return "upgraded"
+	case -1:
+		return "downgraded"
+	}
+	return "rebuilt"
+}
+
+// Diff returns the changes from old to next by name. Old may be nil: then everything is added.
+func Diff(old, next *Lock) []Change {
+	changes := map[string]*Change{}
+	at := func(name string) *Change {
+		if changes[name] == nil {
+			changes[name] = &Change{Name: name}
+		}
+		return changes[name]
+	}
+	if old != nil {
+		for p := range old.Packages() {
+			at(p.Name).Old = &p
+		}
+	}
+	for p := range next.Packages() {
+		at(p.Name).New = &p
+	}
+	var list []Change
+	for _, c := range changes {
+		if c.Old == nil || c.New == nil || c.Old.SHA256 != c.New.SHA256 {
+			list = append(list, *c)
+		}
+	}
+	slices.SortFunc(list, func(a, b Change) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// WriteDiff prints changes as a table, one package a line, and their sum.
+func WriteDiff(w io.Writer, changes []Change) error {
+	if len(changes) == 0 {
+		_, err := fmt.Fprintln(w, "no package changed")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	count := map[string]int{}
+	var download, installed int64
+	for _, c := range changes {
+		count[c.Kind()]++
+		var versions string
+		var delta, size int64
+		switch {
+		case c.Old == nil:
+			versions, delta, size = string(c.New.Version), c.New.Installed, c.New.Size
+		case c.New == nil:
+			versions, delta = string(c.Old.Version), -c.Old.Installed
+		default:
+			versions, delta, size = fmt.Sprintf("%s → %s", c.Old.Version, c.New.Version), c.New.Installed-c.Old.Installed, c.New.Size
+		}
+		download, installed = download+size, installed+delta
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", c.Kind(), c.Name, versions, signed(delta))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	var sums []string
+	for _, kind := range []string{"added", "removed", "upgraded", "downgraded", "rebuilt"} {
+		if count[kind] > 0 {
+			sums = append(sums, fmt.Sprintf("%d %s", count[kind], kind))
+		}
+	}
+	_, err := fmt.Fprintf(w, "%s; %s to fetch, %s installed\n", strings.Join(sums, ", "), bytesText(download), signed(installed))
+	return err
+}
+
+
+func signed(n int64) string {
+	switch {
+	case n < 0:
+		return "-" + bytesText(-n)
+	case n > 0:
+		return "+" + bytesText(n)
+	}
+	return "±0"
+}
+
+// bytesText prints a number of bytes with three digits or so, in decimal units as package tools do.
+func bytesText(n int64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.2f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	case n >= 1e3:
+		return fmt.Sprintf("%.0f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%d B", n)
+}
