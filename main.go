@@ -15,11 +15,17 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"roost/appliance/command"
+	"roost/builder"
+	"roost/builder/archive"
+	"roost/builder/lock"
 	"roost/images/keys"
+	"roost/recipes"
 	"roost/test/lab"
 )
 
@@ -42,7 +48,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &command.UsageError{Command: c, Err: err} })
-	root.AddCommand(keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
+	root.AddCommand(lockCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
 	root.PersistentFlags().String("site", "", "site to talk to: a name, or the path of a context file; default $ROOST_SITE, else the only one known")
 	err := root.ExecuteContext(ctx)
 	var usage *command.UsageError
@@ -245,4 +251,150 @@ func labStatusCommand(name *string) *cobra.Command {
 		return t.Print(c.OutOrStdout(), *format)
 	}
 	return c
+}
+
+// workshopFlags are the flags of every verb that builds.
+type workshopFlags struct {
+	mirror, cache, module string
+	offline               bool
+}
+
+func (f *workshopFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.mirror, "mirror", "", "Debian mirror, or several separated by spaces; default $ROOST_MIRROR, else what this computer's apt uses")
+	c.Flags().StringVar(&f.cache, "cache", "", "cache directory; default $ROOST_CACHE, else below your cache directory")
+	c.Flags().StringVar(&f.module, "source", "", "Roost's own sources, for the programs of the image; default: the checkout around the current directory")
+	c.Flags().BoolVar(&f.offline, "offline", false, "use only what the cache has")
+}
+
+func openCache(dir string) (*archive.Cache, error) {
+	if dir == "" {
+		var err error
+		if dir, err = archive.DefaultDir(os.Getenv); err != nil {
+			return nil, err
+		}
+	}
+	return archive.OpenCache(dir)
+}
+
+// workshop opens the cache and finds the mirror. The caller closes the cache.
+func (f *workshopFlags) workshop(c *cobra.Command) (*builder.Workshop, error) {
+	cache, err := openCache(f.cache)
+	if err != nil {
+		return nil, err
+	}
+	mirror, err := archive.FindMirror(f.mirror, os.Getenv, os.DirFS("/"))
+	if err != nil && !f.offline {
+		cache.Close()
+		return nil, err
+	}
+	w := &builder.Workshop{Cache: cache, Mirror: mirror, Shipped: recipes.FS(), Module: f.module, Offline: f.offline}
+	w.Watch = progress(c.ErrOrStderr())
+	return w, nil
+}
+
+// progress prints the stages of a build: a line at the end of each, and a moving line for transfers on a terminal.
+func progress(w io.Writer) func(builder.Event) {
+	terminal := false
+	if f, ok := w.(*os.File); ok {
+		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+		terminal = err == nil
+	}
+	return func(e builder.Event) {
+		switch {
+		case e.Done && terminal:
+			fmt.Fprintf(w, "\r\033[K%-10s %6.1f s  %s\n", e.Stage, e.Took.Seconds(), e.Text)
+		case e.Done:
+			fmt.Fprintf(w, "%-10s %6.1f s  %s\n", e.Stage, e.Took.Seconds(), e.Text)
+		case terminal && e.Total > 0:
+			fmt.Fprintf(w, "\r\033[K%-10s %d of %d MB  %s", e.Stage, e.Bytes/1e6, e.Total/1e6, e.Text)
+		case terminal:
+			fmt.Fprintf(w, "\r\033[K%-10s %s", e.Stage, e.Text)
+		}
+	}
+}
+
+func lockCommand() *cobra.Command {
+	var flags workshopFlags
+	var update bool
+	c := &cobra.Command{
+		Use: "lock RECIPE", Short: "Resolve a recipe to exact packages, write its lock, and print what changed", Args: command.Exact(1),
+		Long: "Resolve a recipe to exact packages and write its lock beside it. Packages keep their versions where recipe and archive\n" +
+			"allow; with --update each gets the newest. Builds read the lock and resolve nothing.",
+		RunE: func(c *cobra.Command, args []string) error {
+			w, err := flags.workshop(c)
+			if err != nil {
+				return err
+			}
+			defer w.Cache.Close()
+			changes, err := w.Lock(c.Context(), args[0], update)
+			if err != nil {
+				return err
+			}
+			return lock.WriteDiff(c.OutOrStdout(), changes)
+		},
+	}
+	flags.add(c)
+	c.Flags().BoolVar(&update, "update", false, "take the newest version of every package")
+	return c
+}
+
+func cacheCommand() *cobra.Command {
+	var dir string
+	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "Show what the cache holds", Args: command.Exact(0)}
+	format := command.OutputFlag(list)
+	list.RunE = func(c *cobra.Command, _ []string) error {
+		cache, err := openCache(dir)
+		if err != nil {
+			return err
+		}
+		defer cache.Close()
+		usage, err := cache.Usage()
+		if err != nil {
+			return err
+		}
+		return usageTable(usage).Print(c.OutOrStdout(), *format)
+	}
+	var limits archive.Prune
+	var megabytes int64
+	prune := &cobra.Command{Use: "prune", Short: "Remove what has not been used for long, or what is too much", Args: command.Exact(0)}
+	prune.Flags().DurationVar(&limits.UnusedFor, "older", 0, "remove what was last used longer ago than this, for example 720h")
+	prune.Flags().BoolVarP(&limits.DryRun, "dry-run", "n", false, "only say what would be removed")
+	prune.Flags().Int64Var(&megabytes, "keep", 0, "remove the longest unused until this many MB are left")
+	prune.RunE = func(c *cobra.Command, _ []string) error {
+		cache, err := openCache(dir)
+		if err != nil {
+			return err
+		}
+		defer cache.Close()
+		limits.MaxBytes = megabytes * 1e6
+		removed, err := cache.Prune(limits, time.Now())
+		if err != nil {
+			return err
+		}
+		return usageTable(removed).Print(c.OutOrStdout(), "table")
+	}
+	verify := &cobra.Command{Use: "verify", Short: "Check every file against its digest; damaged ones are removed", Args: command.Exact(0)}
+	verify.RunE = func(c *cobra.Command, _ []string) error {
+		cache, err := openCache(dir)
+		if err != nil {
+			return err
+		}
+		defer cache.Close()
+		damaged, err := cache.Verify(c.Context())
+		for _, d := range damaged {
+			fmt.Fprintf(c.OutOrStdout(), "removed %s: its content was damaged\n", d)
+		}
+		return err
+	}
+	c := command.Noun("cache", "See and prune what builds keep", list, prune, verify)
+	c.PersistentFlags().StringVar(&dir, "cache", "", "cache directory; default $ROOST_CACHE, else below your cache directory")
+	return c
+}
+
+func usageTable(usage []archive.Usage) command.Table {
+	t := command.Table{Head: []string{"SECTION", "FILES", "SIZE", "OLDEST USE"}, Value: usage}
+	for _, u := range usage {
+		t.Rows = append(t.Rows, []string{u.Section, fmt.Sprint(u.Files), fmt.Sprintf("%.1f MB", float64(u.Bytes)/1e6), u.Oldest.Format(time.DateOnly)})
+	}
+	return t
 }

@@ -96,7 +96,6 @@ func WriteDiff(w io.Writer, changes []Change) error {
 	return err
 }
 
-
 func signed(n int64) string {
 	switch {
 	case n < 0:
