@@ -65,26 +65,44 @@ func (a *assembly) unpackAll(ctx context.Context, packages []Package) ([]*layer,
 	return layers, g.Wait()
 }
 
-// unpack returns the layer of one package, from the cache if it was unpacked before.
+// unpack returns the layer of one package.
 func (a *assembly) unpack(ctx context.Context, p Package) (*layer, error) {
-	key := keyOf(unpackVersion, string(p.Digest))
-	t, ok, err := a.Store.LoadTree(ctx, key)
+	t, err := a.packageTree(ctx, p)
 	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		if t, err = a.unpackNew(ctx, p); err != nil {
-			return nil, fmt.Errorf("cannot unpack %s %s: %w", p.Name, p.Version, err)
-		}
-		if err := a.Store.SaveTree(key, t); err != nil {
-			return nil, err
-		}
+		return nil, fmt.Errorf("cannot unpack %s %s: %w", p.Name, p.Version, err)
 	}
 	l, err := a.splitLayer(p, t)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack %s %s: %w", p.Name, p.Version, err)
 	}
 	return l, nil
+}
+
+// packageTree returns the cached form of a package, made now if it was never unpacked before.
+func (a *assembly) packageTree(ctx context.Context, p Package) (tree.Tree, error) {
+	key := keyOf(unpackVersion, string(p.Digest))
+	t, ok, err := a.Store.LoadTree(ctx, key)
+	if err != nil || ok {
+		return t, err
+	}
+	if t, err = a.unpackNew(ctx, p); err != nil {
+		return tree.Tree{}, err
+	}
+	return t, a.Store.SaveTree(key, t)
+}
+
+// dataOf returns the files in the cached form of a package.
+func dataOf(t tree.Tree) (tree.Tree, error) {
+	files := []tree.Entry{}
+	if root, ok := t.Lookup(dataDir); ok {
+		root.Path = "/"
+		files = append(files, root)
+	}
+	for _, e := range t.Under(dataDir) {
+		e.Path = strings.TrimPrefix(e.Path, dataDir)
+		files = append(files, e)
+	}
+	return tree.New(files)
 }
 
 // splitLayer reads a cached package tree back.
@@ -108,16 +126,7 @@ func (a *assembly) splitLayer(p Package, t tree.Tree) (*layer, error) {
 	if got := l.control.Get("Package"); got != p.Name || l.control.Get("Version") != p.Version {
 		return nil, fmt.Errorf("the file is %s %s", got, l.control.Get("Version"))
 	}
-	files := []tree.Entry{}
-	if root, ok := t.Lookup(dataDir); ok {
-		root.Path = "/"
-		files = append(files, root)
-	}
-	for _, e := range t.Under(dataDir) {
-		e.Path = strings.TrimPrefix(e.Path, dataDir)
-		files = append(files, e)
-	}
-	l.files, err = tree.New(files)
+	l.files, err = dataOf(t)
 	return l, err
 }
 
@@ -249,4 +258,15 @@ func (l *layer) conffiles() (string, error) {
 		fmt.Fprintf(&b, "\n %s %s", name, hex.EncodeToString(sum[:]))
 	}
 	return b.String(), nil
+}
+
+// Unpack returns the files of one package, unconfigured, from the cache if it was unpacked before. It is for packages
+// whose files are tools or data for the builder itself and not part of an image.
+func Unpack(ctx context.Context, store *tree.Store, file string, digest images.Digest) (tree.Tree, error) {
+	a := &assembly{Config{Store: store, Deb: func(images.Digest) (string, error) { return file, nil }}}
+	t, err := a.packageTree(ctx, Package{Digest: digest})
+	if err != nil {
+		return tree.Tree{}, fmt.Errorf("cannot unpack %s: %w", file, err)
+	}
+	return dataOf(t)
 }
