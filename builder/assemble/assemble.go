@@ -31,37 +31,23 @@ import (
 	"os"
 	"runtime"
 
+	"roost/builder/lock"
 	"roost/builder/recipe"
 	"roost/builder/tree"
 	"roost/images"
 )
 
-// Package is one package of the lock.
-type Package struct {
-	Name         string        `json:"name"`
-	Version      string        `json:"version"`
-	Architecture string        `json:"architecture"`
-	Digest       images.Digest `json:"digest"` // of the .deb
-}
-
-// Group is a set of packages that are configured together on top of the groups before.
-type Group struct {
-	Name     string
-	Packages []Package
-}
-
-// Config says what to assemble. Store, Deb, Architecture, Groups and Recipe are needed.
+// Config says what to assemble. Store, Deb, Lock and Recipe are needed.
 type Config struct {
-	Store        *tree.Store
-	Deb          func(images.Digest) (path string, err error) // where the fetched .deb with this digest is
-	Architecture string                                       // Debian's name
-	Groups       []Group                                      // lowest first
-	Recipe       *recipe.Recipe                               // for its edits; its packages are in Groups
-	Programs     []Program
-	Files        []recipe.File // of the builder, on top of the recipe's: trust keys, the stamp
-	IDs          IDs
-	Workers      int          // packages unpacked at a time; 0: one per processor
-	Log          *slog.Logger // nil: silent
+	Store    *tree.Store
+	Deb      func(images.Digest) (path string, err error) // where the fetched .deb with this digest is
+	Lock     *lock.Lock                                   // the packages
+	Recipe   *recipe.Recipe                               // the edits
+	Programs []Program
+	Files    []recipe.File // of the builder, on top of the recipe's: trust keys, the stamp
+	IDs      IDs
+	Workers  int          // packages unpacked at a time; 0: one per processor
+	Log      *slog.Logger // nil: silent
 }
 
 // Result is an assembled image.

@@ -39,7 +39,7 @@ func TestPlainPackages(t *testing.T) {
 	for _, p := range r.Packages {
 		names = append(names, p.Name+" "+p.Version+" "+strings.Join(p.Files, ","))
 	}
-	want := []string{"a 1 /usr/share/a,/usr/share/a2", "base-files 1 /bin,/etc/group,/etc/passwd,/lib,/lib64,/sbin,/usr/lib/os-release", "late-alias 1 /usr/lib/old-place"}
+	want := []string{"a 1 /usr/share/a,/usr/share/a2", "base-files 1 /bin,/etc/group,/etc/passwd,/lib,/lib64,/sbin,/usr/lib/os-release", "late-alias 1 /lib,/usr/lib/old-place"}
 	if !slices.Equal(names, want) {
 		t.Errorf("packages\n%s, want\n%s", strings.Join(names, "\n"), strings.Join(want, "\n"))
 	}
@@ -110,7 +110,7 @@ func TestRebuilds(t *testing.T) {
 	}
 
 	b.events = nil
-	b.config.Groups = b.config.Groups[:1]
+	b.config.Lock.Groups = b.config.Lock.Groups[:1]
 	top.version, top.files = "2", []tarFile{text("./usr/share/top", "2")}
 	changed := b.group("top", top).build()
 	if got := strings.Join(b.events, "; "); got != "packages unpacked; group assembled top" {
@@ -226,21 +226,21 @@ func TestBadEdits(t *testing.T) {
 
 func TestBrokenPackages(t *testing.T) {
 	b := newBench(t).group("base", aliases, pkg{name: "p", files: []tarFile{text("./usr/share/p", strings.Repeat("p", 5000))}})
-	p := b.config.Groups[0].Packages[1]
-	whole, err := os.ReadFile(b.debs[p.Digest])
+	p := b.config.Lock.Groups[0].Packages[1]
+	whole, err := os.ReadFile(b.debs[p.SHA256])
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []int{0, 7, 100, len(whole) / 2, len(whole) - 1600} {
-		if err := os.WriteFile(b.debs[p.Digest], whole[:n], 0o644); err != nil {
+		if err := os.WriteFile(b.debs[p.SHA256], whole[:n], 0o644); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Tree(context.Background(), b.config); err == nil || !strings.Contains(err.Error(), "cannot unpack p 1") {
 			t.Errorf("with %d of %d bytes: error %v, want one that names the package", n, len(whole), err)
 		}
 	}
-	b.config.Groups[0].Packages[1].Version = "3"
-	if err := os.WriteFile(b.debs[p.Digest], whole, 0o644); err != nil {
+	b.config.Lock.Groups[0].Packages[1].Version = "3"
+	if err := os.WriteFile(b.debs[p.SHA256], whole, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Tree(context.Background(), b.config); err == nil || !strings.Contains(err.Error(), "the file is p 1") {

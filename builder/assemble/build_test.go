@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"roost/builder/deb"
+	"roost/builder/lock"
 	"roost/builder/recipe"
 	"roost/builder/tree"
 	"roost/images"
@@ -116,7 +118,7 @@ func newBench(t *testing.T) *bench {
 	}
 	b := &bench{t: t, store: store, debs: map[images.Digest]string{}}
 	b.config = Config{
-		Store: store, Architecture: "amd64", Log: slog.New(&recorder{b}),
+		Store: store, Lock: &lock.Lock{Architecture: "amd64"}, Log: slog.New(&recorder{b}),
 		Deb: func(d images.Digest) (string, error) {
 			if b.debs[d] == "" {
 				return "", fmt.Errorf("no .deb %s", d)
@@ -149,7 +151,7 @@ func (r *recorder) Handle(_ context.Context, m slog.Record) error {
 // group adds a group of packages on top of those there.
 func (b *bench) group(name string, packages ...pkg) *bench {
 	b.t.Helper()
-	g := Group{Name: name}
+	g := lock.Group{Name: name}
 	for _, p := range packages {
 		content := p.deb()
 		d := images.DigestOf(content)
@@ -161,9 +163,9 @@ func (b *bench) group(name string, packages ...pkg) *bench {
 		if version == "" {
 			version = "1"
 		}
-		g.Packages = append(g.Packages, Package{Name: p.name, Version: version, Architecture: "amd64", Digest: d})
+		g.Packages = append(g.Packages, lock.Package{Name: p.name, Version: deb.Version(version), Architecture: "amd64", SHA256: d})
 	}
-	b.config.Groups = append(slices.Clone(b.config.Groups), g)
+	b.config.Lock.Groups = append(b.config.Lock.Groups, g)
 	return b
 }
 

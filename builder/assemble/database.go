@@ -53,10 +53,18 @@ func (a *assembly) register(d *tree.Draft, layers []*layer, own *ownership) erro
 			return err
 		}
 	}
+	for l := range own.lost { // of lower groups, too
+		if _, ok := d.Lookup(database + "/info/" + l.infoName() + ".list"); !ok {
+			continue
+		}
+		if err := a.write(d, database+"/info/"+l.infoName()+".list", 0o644, []byte(own.list(l))); err != nil {
+			return err
+		}
+	}
 	if err := a.write(d, database+"/status", 0o644, b.Bytes()); err != nil {
 		return err
 	}
-	for name, content := range map[string]string{"/available": "", "/info/format": "1\n", "/arch": a.Architecture + "\n"} {
+	for name, content := range map[string]string{"/available": "", "/info/format": "1\n", "/arch": a.Lock.Architecture + "\n"} {
 		if _, ok := d.Lookup(database + name); ok {
 			continue
 		}

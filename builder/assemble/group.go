@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"roost/builder/deb"
+	"roost/builder/lock"
 	"roost/builder/tree"
 	"roost/images"
 )
@@ -17,10 +18,10 @@ const groupVersion = "group 2"
 
 // groupKey names the tree after a group by everything it is made of: the tree below, the packages in order, and the
 // numbers of users.
-func (a *assembly) groupKey(below images.Digest, g Group) images.Digest {
-	parts := []string{groupVersion, string(below), a.Architecture, fmt.Sprint(a.IDs)}
+func (a *assembly) groupKey(below images.Digest, g lock.Group) images.Digest {
+	parts := []string{groupVersion, string(below), a.Lock.Architecture, fmt.Sprint(a.IDs)}
 	for _, p := range g.Packages {
-		parts = append(parts, p.Name, string(p.Digest))
+		parts = append(parts, p.Name, string(p.SHA256))
 	}
 	return keyOf(parts...)
 }
@@ -41,7 +42,7 @@ func (a *assembly) groups(ctx context.Context) (tree.Tree, error) {
 			break
 		}
 	}
-	if next == len(a.Groups) {
+	if next == len(a.Lock.Groups) {
 		return built, nil
 	}
 	layers, err := a.allLayers(ctx)
@@ -49,7 +50,7 @@ func (a *assembly) groups(ctx context.Context) (tree.Tree, error) {
 		return tree.Tree{}, err
 	}
 	own := newOwnership()
-	for i, g := range a.Groups {
+	for i, g := range a.Lock.Groups {
 		if i < next {
 			err = own.note(layers[i], built.Draft())
 		} else {
@@ -67,9 +68,9 @@ func (a *assembly) groups(ctx context.Context) (tree.Tree, error) {
 
 // groupKeys returns the key of each group's tree.
 func (a *assembly) groupKeys() []images.Digest {
-	keys := make([]images.Digest, len(a.Groups))
+	keys := make([]images.Digest, len(a.Lock.Groups))
 	below := keyOf("nothing")
-	for i, g := range a.Groups {
+	for i, g := range a.Lock.Groups {
 		keys[i] = a.groupKey(below, g)
 		below = keys[i]
 	}
@@ -79,8 +80,8 @@ func (a *assembly) groupKeys() []images.Digest {
 // allLayers unpacks the packages of all groups together, so that both processors are busy whatever the groups' sizes.
 func (a *assembly) allLayers(ctx context.Context) ([][]*layer, error) {
 	started := time.Now()
-	var all []Package
-	for _, g := range a.Groups {
+	var all []lock.Package
+	for _, g := range a.Lock.Groups {
 		all = append(all, g.Packages...)
 	}
 	layers, err := a.unpackAll(ctx, all)
@@ -88,15 +89,15 @@ func (a *assembly) allLayers(ctx context.Context) ([][]*layer, error) {
 		return nil, err
 	}
 	a.Log.Info("packages unpacked", "packages", len(all), "took", time.Since(started).Round(time.Millisecond))
-	split := make([][]*layer, len(a.Groups))
-	for i, g := range a.Groups {
+	split := make([][]*layer, len(a.Lock.Groups))
+	for i, g := range a.Lock.Groups {
 		split[i], layers = layers[:len(g.Packages)], layers[len(g.Packages):]
 	}
 	return split, nil
 }
 
 // buildGroup puts layers on the tree below and configures them.
-func (a *assembly) buildGroup(ctx context.Context, below tree.Tree, g Group, layers []*layer, own *ownership) (tree.Tree, error) {
+func (a *assembly) buildGroup(ctx context.Context, below tree.Tree, g lock.Group, layers []*layer, own *ownership) (tree.Tree, error) {
 	started := time.Now()
 	d := below.Draft()
 	if err := own.merge(d, layers); err != nil {
@@ -148,7 +149,7 @@ dpkg --force-depends --force-confold --force-unsafe-io --configure --pending
 
 // configure brings the packages of layers from unpacked to installed. Packages without scripts and triggers need no
 // program for that.
-func (a *assembly) configure(ctx context.Context, t tree.Tree, g Group, layers []*layer) (tree.Tree, error) {
+func (a *assembly) configure(ctx context.Context, t tree.Tree, g lock.Group, layers []*layer) (tree.Tree, error) {
 	if isPlain(layers) {
 		return a.markInstalled(ctx, t)
 	}
@@ -188,7 +189,7 @@ func (a *assembly) configure(ctx context.Context, t tree.Tree, g Group, layers [
 	})
 	if err != nil {
 		if doing != "" && ctx.Err() == nil {
-			return tree.Tree{}, fmt.Errorf("package %s: %w", strings.TrimSuffix(doing, ":"+a.Architecture), err)
+			return tree.Tree{}, fmt.Errorf("package %s: %w", strings.TrimSuffix(doing, ":"+a.Lock.Architecture), err)
 		}
 		return tree.Tree{}, err
 	}

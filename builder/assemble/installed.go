@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"roost/builder/deb"
+	"roost/builder/lock"
 	"roost/builder/tree"
 )
 
@@ -26,7 +27,7 @@ func (a *assembly) installed(t tree.Tree) ([]Installed, error) {
 	for _, p := range paragraphs {
 		x := Installed{Name: p.Get("Package"), Version: p.Get("Version"), Architecture: p.Get("Architecture")}
 		x.Source, x.SourceVer = sourceOf(p)
-		list, err := a.text(d, database+"/info/"+(&layer{Package: Package{Name: x.Name}, control: p}).infoName()+".list")
+		list, err := a.text(d, database+"/info/"+(&layer{Package: lock.Package{Name: x.Name}, control: p}).infoName()+".list")
 		if err != nil {
 			return nil, err
 		}

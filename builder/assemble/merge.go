@@ -128,6 +128,6 @@ func (o *ownership) lose(l *layer, paths ...string) {
 func replaces(x, y *layer) bool {
 	relations, err := deb.ParseList(x.control.Get("Replaces"))
 	return err == nil && slices.ContainsFunc(relations, func(r deb.Relation) bool {
-		return r.Name == y.Name && r.Holds(deb.Version(y.Version))
+		return r.Name == y.Name && r.Holds(y.Version)
 	})
 }

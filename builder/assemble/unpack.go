@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"roost/builder/deb"
+	"roost/builder/lock"
 	"roost/builder/tree"
 	"roost/images"
 )
@@ -31,7 +32,7 @@ const (
 
 // layer is one package, unpacked: its files as a tree, and what dpkg knows about it.
 type layer struct {
-	Package
+	lock.Package
 	files   tree.Tree                // as the package has them; paths not yet merged into /usr
 	members map[string]images.Digest // control members by name, as blobs
 	control deb.Paragraph
@@ -41,13 +42,13 @@ type layer struct {
 
 // unpackAll turns packages into layers, in the order given. Large packages start first, for the kernel is as much work as
 // all others together; each is unpacked once ever.
-func (a *assembly) unpackAll(ctx context.Context, packages []Package) ([]*layer, error) {
+func (a *assembly) unpackAll(ctx context.Context, packages []lock.Package) ([]*layer, error) {
 	layers := make([]*layer, len(packages))
 	order := make([]int, len(packages))
 	size := make([]int64, len(packages))
 	for i, p := range packages {
 		order[i] = i
-		if name, err := a.Deb(p.Digest); err == nil {
+		if name, err := a.Deb(p.SHA256); err == nil {
 			if info, err := os.Stat(name); err == nil {
 				size[i] = info.Size()
 			}
@@ -66,7 +67,7 @@ func (a *assembly) unpackAll(ctx context.Context, packages []Package) ([]*layer,
 }
 
 // unpack returns the layer of one package.
-func (a *assembly) unpack(ctx context.Context, p Package) (*layer, error) {
+func (a *assembly) unpack(ctx context.Context, p lock.Package) (*layer, error) {
 	t, err := a.packageTree(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack %s %s: %w", p.Name, p.Version, err)
@@ -79,8 +80,8 @@ func (a *assembly) unpack(ctx context.Context, p Package) (*layer, error) {
 }
 
 // packageTree returns the cached form of a package, made now if it was never unpacked before.
-func (a *assembly) packageTree(ctx context.Context, p Package) (tree.Tree, error) {
-	key := keyOf(unpackVersion, string(p.Digest))
+func (a *assembly) packageTree(ctx context.Context, p lock.Package) (tree.Tree, error) {
+	key := keyOf(unpackVersion, string(p.SHA256))
 	t, ok, err := a.Store.LoadTree(ctx, key)
 	if err != nil || ok {
 		return t, err
@@ -106,7 +107,7 @@ func dataOf(t tree.Tree) (tree.Tree, error) {
 }
 
 // splitLayer reads a cached package tree back.
-func (a *assembly) splitLayer(p Package, t tree.Tree) (*layer, error) {
+func (a *assembly) splitLayer(p lock.Package, t tree.Tree) (*layer, error) {
 	l := &layer{Package: p, members: map[string]images.Digest{}, store: a.Store}
 	for _, e := range t.Under(controlDir) {
 		name := path.Base(e.Path)
@@ -123,7 +124,7 @@ func (a *assembly) splitLayer(p Package, t tree.Tree) (*layer, error) {
 	if l.control, err = deb.ParseParagraph(text); err != nil {
 		return nil, err
 	}
-	if got := l.control.Get("Package"); got != p.Name || l.control.Get("Version") != p.Version {
+	if got := l.control.Get("Package"); got != p.Name || l.control.Get("Version") != string(p.Version) {
 		return nil, fmt.Errorf("the file is %s %s", got, l.control.Get("Version"))
 	}
 	l.files, err = dataOf(t)
@@ -140,8 +141,8 @@ func (l *layer) member(name string) ([]byte, error) {
 }
 
 // unpackNew reads a .deb into a package tree.
-func (a *assembly) unpackNew(ctx context.Context, p Package) (tree.Tree, error) {
-	name, err := a.Deb(p.Digest)
+func (a *assembly) unpackNew(ctx context.Context, p lock.Package) (tree.Tree, error) {
+	name, err := a.Deb(p.SHA256)
 	if err != nil {
 		return tree.Tree{}, err
 	}
@@ -264,7 +265,7 @@ func (l *layer) conffiles() (string, error) {
 // whose files are tools or data for the builder itself and not part of an image.
 func Unpack(ctx context.Context, store *tree.Store, file string, digest images.Digest) (tree.Tree, error) {
 	a := &assembly{Config{Store: store, Deb: func(images.Digest) (string, error) { return file, nil }}}
-	t, err := a.packageTree(ctx, Package{Digest: digest})
+	t, err := a.packageTree(ctx, lock.Package{SHA256: digest})
 	if err != nil {
 		return tree.Tree{}, fmt.Errorf("cannot unpack %s: %w", file, err)
 	}
