@@ -200,6 +200,9 @@ func TestCachePruneRefusesWhileInUse(t *testing.T) {
 	if _, err := second.Prune(Prune{MaxBytes: -1}, time.Now()); err == nil || !strings.Contains(err.Error(), "another process is using it") {
 		t.Errorf("pruning a cache in use gives %v", err)
 	}
+	if _, err := cache.Prune(Prune{MaxBytes: -1}, time.Now()); err == nil {
+		t.Error("being refused once cost the second cache its own protection")
+	}
 	if _, err := cache.Blob(d); err != nil {
 		t.Error(err)
 	}

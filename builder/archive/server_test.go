@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,6 +127,22 @@ func startPart(w http.ResponseWriter, r *http.Request, content []byte) []byte {
 // ignoreRange sends everything, whatever was asked for.
 func ignoreRange(w http.ResponseWriter, _ *http.Request, content []byte) { w.Write(content) }
 
+// barrier answers correctly once n requests have come.
+func (s *server) barrier(n int32) fault {
+	var come atomic.Int32
+	met := make(chan struct{})
+	return func(w http.ResponseWriter, r *http.Request, content []byte) {
+		if come.Add(1) == n {
+			close(met)
+		}
+		select {
+		case <-met:
+			w.Write(startPart(w, r, content))
+		case <-r.Context().Done():
+		}
+	}
+}
+
 // status answers with code.
 func status(code int, header ...string) fault {
 	return func(w http.ResponseWriter, _ *http.Request, _ []byte) {
@@ -161,7 +178,7 @@ func (s *server) mirror(t *testing.T) Mirror {
 func (s *server) source(t *testing.T) *Source {
 	t.Helper()
 	return &Source{
-		Mirror: s.mirror(t), Cache: testCache(t), Stall: 100 * time.Millisecond, Tries: 3,
+		Mirror: s.mirror(t), Cache: testCache(t), Tries: 3,
 		Pause: func(int) time.Duration { return 0 },
 	}
 }

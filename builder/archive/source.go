@@ -62,7 +62,7 @@ func (s *Source) start() *session {
 	if run.Transport == nil {
 		run.Transport = newTransport(run.Workers)
 	}
-	run.client = &http.Client{Transport: run.Transport}
+	run.client = &http.Client{Transport: run.Transport, CheckRedirect: checkRedirect}
 	run.meter = &meter{report: s.Progress}
 	return run
 }
@@ -71,6 +71,15 @@ func (s *session) close() {
 	if s.Source.Transport != nil {
 		s.client.CloseIdleConnections()
 	}
+}
+
+// checkRedirect keeps a mirror from sending requests to this machine's files or from https to http.
+func checkRedirect(next *http.Request, via []*http.Request) error {
+	from, to := via[len(via)-1].URL, next.URL
+	if len(via) >= 10 || to.Scheme != "https" && (to.Scheme != "http" || from.Scheme != "http") {
+		return &refusal{fmt.Errorf("it redirects to %s, which is not followed", to.Redacted())}
+	}
+	return nil
 }
 
 // newTransport asks for bytes as they are: a transparently unpacked body would have another length and digest.

@@ -3,6 +3,9 @@ package deb
 import (
 	"bytes"
 	"crypto"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -192,4 +195,38 @@ func FuzzInRelease(f *testing.F) {
 			t.Fatalf("the key signed %+v, and this verifies as %+v:\n%s", want, got, data)
 		}
 	})
+}
+
+// TestSignAgainstGpgv has the reference verifier accept what debtest signs and this package accepts.
+func TestSignAgainstGpgv(t *testing.T) {
+	if _, err := exec.LookPath("gpgv"); err != nil {
+		t.Skip("gpgv is not installed: nothing to compare with")
+	}
+	now := time.Now()
+	key := debtest.NewKey(t, "main", now.Add(-time.Hour), 0)
+	text := debtest.Suite{Codename: "trixie", Date: now}.Release(map[string][]byte{"a": nil})
+	good := debtest.Sign(t, text, now, crypto.SHA256, key)
+	keyring, err := ReadKeyring(bytes.NewReader(key.Public(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	keys := filepath.Join(dir, "keys.gpg")
+	if err := os.WriteFile(keys, key.Public(t), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, signed := range map[string][]byte{
+		"good": good, "changed": bytes.Replace(good, []byte("Test"), []byte("Best"), 1), "cut": good[:len(good)-60],
+		"SHA-1": debtest.Sign(t, text, now, crypto.SHA1, key),
+	} {
+		file := filepath.Join(dir, "InRelease")
+		if err := os.WriteFile(file, signed, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, theirs := exec.Command("gpgv", "--weak-digest", "SHA1", "--keyring", keys, "--output", "/dev/null", file).CombinedOutput()
+		_, _, ours := keyring.OpenInRelease(signed, now)
+		if (theirs == nil) != (ours == nil) || (ours == nil) != (name == "good") {
+			t.Errorf("%s: we say %v, gpgv says %v\n%s", name, ours, theirs, out)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	_ "crypto/sha1" // signatures that must be refused use it
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ func Sign(t testing.TB, text []byte, at time.Time, hash crypto.Hash, keys ...*Ke
 	t.Helper()
 	text = bytes.TrimSuffix(text, []byte("\n")) // the last line end is not signed
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n%s\n", text)
+	fmt.Fprintf(&b, "-----BEGIN PGP SIGNED MESSAGE-----\nHash: %s\n\n%s\n", strings.ReplaceAll(hash.String(), "-", ""), text)
 	w, err := armor.Encode(&b, openpgp.SignatureType, nil)
 	if err != nil {
 		t.Fatal(err)
