@@ -1,6 +1,7 @@
 package pxe_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -12,11 +13,12 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -448,7 +450,7 @@ func TestLeasesSurviveRestart(t *testing.T) {
 }
 
 // TestThousandMachines boots a thousand machines at one time through DHCP, TFTP or HTTP, DHCP and HTTP, half of them with
-// one release and half with another.
+// one release and half with another. The server is a process of its own, so that its memory can be told from the machines'.
 func TestThousandMachines(t *testing.T) {
 	const machines = 1000
 	releases := shelf{}
@@ -457,24 +459,34 @@ func TestThousandMachines(t *testing.T) {
 	for i, version := range []images.Version{"1", "2"} {
 		offers[i], contents[i] = releases.stock(t, version, 200_000)
 	}
-	r := start(t, pxe.Config{Shelf: releases, Leases: t.TempDir(), Transfers: machines, Assigner: pxe.AssignerFunc(func(_ context.Context, c pxe.Client) pxe.Verdict {
+	config := pxe.Config{Shelf: releases, Leases: t.TempDir(), Transfers: machines, Assigner: pxe.AssignerFunc(func(_ context.Context, c pxe.Client) pxe.Verdict {
 		return pxe.Verdict{Release: offers[c.MAC[5]&1].Release}
-	})})
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	})}
+	if os.Getenv("PXE_TEST_SERVER") != "" {
+		r := start(t, config)
+		fmt.Printf("serving %d %d %d\n", r.ports.DHCP, r.ports.TFTP, r.ports.HTTP)
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		fmt.Printf("leases %d\n", len(r.server.Leases()))
+		return
+	}
+	r, finish := startProcess(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	var before, peak runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
 	begun := time.Now()
 	var mu sync.Mutex
+	var retries atomic.Int32
 	owner := map[netip.Addr]int{}
 	var work sync.WaitGroup
 	for n := range machines {
 		work.Go(func() {
 			m := r.machine(n, []iana.Arch{iana.EFI_X86_64, iana.EFI_X86_64_HTTP}[n/2%2])
-			m.Wait, m.Tries = time.Second, 6
+			m.Wait = time.Second
 			want, offer := contents[n&1], offers[n&1]
 			b, err := m.Load(ctx)
+			if err != nil { // firmware tries again too
+				retries.Add(1)
+				b, err = m.Load(ctx)
+			}
 			if err != nil {
 				t.Errorf("machine %d: %v", n, err)
 				return
@@ -498,13 +510,64 @@ func TestThousandMachines(t *testing.T) {
 		})
 	}
 	work.Wait()
-	runtime.ReadMemStats(&peak)
-	t.Logf("%d machines in %v; %d MiB from the system for server and machines", machines, time.Since(begun).Round(time.Millisecond), peak.Sys>>20)
-	if peak.Sys > 800<<20 {
-		t.Errorf("memory of server and machines grew to %d MiB", peak.Sys>>20)
+	took := time.Since(begun)
+	memory, leases := finish()
+	t.Logf("%d machines in %v, %d of them in two tries; the server's memory grew to %d MiB", machines, took.Round(time.Millisecond), retries.Load(), memory>>20)
+	if memory > 200<<20 {
+		t.Errorf("memory of the server grew to %d MiB", memory>>20)
 	}
-	if got := len(r.server.Leases()); got != machines {
-		t.Errorf("%d leases, want %d", got, machines)
+	if leases != machines {
+		t.Errorf("%d leases, want %d", leases, machines)
+	}
+	if retries.Load() > machines/5 {
+		t.Errorf("%d machines needed a second try", retries.Load())
+	}
+}
+
+// startProcess runs the calling test in another process as a server. finish ends it and returns the most memory it had, in bytes,
+// and its leases.
+func startProcess(t *testing.T) (r *running, finish func() (memory int64, leases int)) {
+	t.Helper()
+	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	child.Env = append(os.Environ(), "PXE_TEST_SERVER=1")
+	child.Stderr = os.Stderr
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r = &running{}
+	lines := bufio.NewReader(out)
+	if _, err := fmt.Fscanf(lines, "serving %d %d %d\n", &r.ports.DHCP, &r.ports.TFTP, &r.ports.HTTP); err != nil {
+		t.Fatal(err)
+	}
+	if r.relay, err = pxetest.NewRelay(loopback, netip.AddrPortFrom(loopback, r.ports.DHCP)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.relay.Close() })
+	return r, func() (memory int64, leases int) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", child.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, peak, _ := strings.Cut(string(status), "VmHWM:")
+		if _, err := fmt.Sscanf(peak, "%d kB", &memory); err != nil {
+			t.Fatal(err)
+		}
+		_ = in.Close()
+		if _, err := fmt.Fscanf(lines, "leases %d\n", &leases); err != nil {
+			t.Error(err)
+		}
+		if err := child.Wait(); err != nil {
+			t.Errorf("server process: %v", err)
+		}
+		return memory << 10, leases
 	}
 }
 
