@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -57,7 +58,11 @@ func parseReference(s string) (Reference, error) {
 	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") || s == "." || s == ".." {
 		return parsePath(kindPath, s)
 	}
-	return parseRegistry(strings.TrimPrefix(s, "docker://"))
+	rest, explicit := strings.CutPrefix(s, "docker://")
+	if !explicit && !strings.Contains(rest, "/") {
+		return Reference{}, errForm // NAME:VERSION looks like HOST:PORT
+	}
+	return parseRegistry(rest)
 }
 
 func parsePath(kind Kind, s string) (Reference, error) {
@@ -82,6 +87,11 @@ var repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/
 // tagPattern is the grammar of tags there.
 var tagPattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 
+// hostPattern is a name or an address, with an optional port.
+var hostPattern = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$`)
+
+var errForm = errors.New("want oci:DIR, archive:FILE, a path that starts with / or ./, or HOST/REPOSITORY with a dot or port in HOST")
+
 const maxRepository = 255
 
 func validRepository(s string) bool {
@@ -92,9 +102,9 @@ func validTag(s string) bool { return tagPattern.MatchString(s) }
 func parseRegistry(s string) (Reference, error) {
 	host, rest, _ := strings.Cut(s, "/")
 	if !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return Reference{}, fmt.Errorf("want oci:DIR, archive:FILE, a path that starts with / or ./, or HOST/REPOSITORY with a dot or port in HOST")
+		return Reference{}, errForm
 	}
-	if strings.ContainsAny(host, "@?#% \\") || strings.HasPrefix(host, ":") || strings.HasPrefix(host, ".") {
+	if !hostPattern.MatchString(host) {
 		return Reference{}, fmt.Errorf("%q is no host", host)
 	}
 	r := Reference{Kind: KindRegistry, Host: host}
@@ -116,8 +126,9 @@ func parseRegistry(s string) (Reference, error) {
 	return r, r.checkVersion()
 }
 
+// checkVersion accepts a version or the tag that stands for it.
 func (r Reference) checkVersion() error {
-	if r.Version == "" || strings.HasPrefix(r.Version, "_") {
+	if r.Version == "" || validTag(r.Version) {
 		return nil
 	}
 	_, err := images.ParseVersion(r.Version)
