@@ -80,5 +80,5 @@ type Orders struct {
 	Cleared  []images.Digest `json:"cleared,omitempty"`  // failures the operator cleared
 	Config   *Config         `json:"config,omitempty"`   // when the reported revision is not the newest
 	Renew    bool            `json:"renew,omitempty"`    // ask for a new certificate now
-	Beat     int             `json:"beat"`               // seconds until the next report is due
+	Beat     int             `json:"beat"`               // milliseconds until the next report is due
 }

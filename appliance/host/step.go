@@ -95,7 +95,7 @@ func review(h *api.Host, last, now time.Time, silence time.Duration) *api.Host {
 // orders derives what to tell a host.
 func orders(h *api.Host, config *api.Config, r *api.Report, beat time.Duration) *api.Orders {
 	out := &api.Orders{Schema: 1, Host: h.ID, Wanted: h.Software.Wanted, Force: h.Software.Force, Attempt: h.Software.Attempt, Rollback: h.Software.Rollback,
-		Cleared: slices.Clone(h.Software.Cleared), Beat: max(1, int(beat/time.Second))}
+		Cleared: slices.Clone(h.Software.Cleared), Beat: int(beat / time.Millisecond)}
 	if config != nil && config.Revision != r.Config {
 		out.Config = config
 	}

@@ -72,7 +72,7 @@ func TestWishesOutliveReports(t *testing.T) {
 		t.Errorf("wishes after a report: %+v", s)
 	}
 	o := orders(next, nil, r, 5*time.Second)
-	if o.Wanted.Digest != "sha256:new" || o.Attempt != "7" || o.Rollback != "9" || len(o.Cleared) != 1 || o.Beat != 5 {
+	if o.Wanted.Digest != "sha256:new" || o.Attempt != "7" || o.Rollback != "9" || len(o.Cleared) != 1 || o.Beat != 5000 {
 		t.Errorf("orders: %+v", o)
 	}
 	r.Software.Rollback, r.Software.Failures = "9", nil
