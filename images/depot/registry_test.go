@@ -82,7 +82,7 @@ const (
 var contentDigest = string(images.DigestOf([]byte(content)))
 
 func TestRegistryUploads(t *testing.T) {
-	c := openRegistry(t, t.TempDir(), depot.RegistryConfig{MaxBlob: 64})
+	c := openRegistry(t, tempDir(t), depot.RegistryConfig{MaxBlob: 64})
 	blob := "/v2/edge/blobs/" + contentDigest
 	c.want(http.StatusNotFound, "GET", blob, "")
 
@@ -132,7 +132,7 @@ func TestRegistryUploads(t *testing.T) {
 // TestRegistryUploadSurvivesRestart breaks off a chunk, leaves behind what a crash may leave, and goes on with a new
 // registry on the same directory.
 func TestRegistryUploadSurvivesRestart(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := openRegistry(t, dir, depot.RegistryConfig{})
 	session := c.want(http.StatusAccepted, "POST", uploads, "").Header.Get("Location")
 	c.want(http.StatusAccepted, "PATCH", session, content[:6])
@@ -170,7 +170,7 @@ type errorReader struct{}
 func (errorReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func TestRegistryTooManyUploads(t *testing.T) {
-	c := openRegistry(t, t.TempDir(), depot.RegistryConfig{Uploads: 2})
+	c := openRegistry(t, tempDir(t), depot.RegistryConfig{Uploads: 2})
 	c.want(http.StatusAccepted, "POST", uploads, "")
 	session := c.want(http.StatusAccepted, "POST", uploads, "").Header.Get("Location")
 	c.want(http.StatusTooManyRequests, "POST", uploads, "")
@@ -181,7 +181,7 @@ func TestRegistryTooManyUploads(t *testing.T) {
 // TestRegistryDiskFull fills a small file system: the answer is 507, nothing half is left, and with space again the same
 // upload goes on.
 func TestRegistryDiskFull(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		if errors.Is(err, unix.EPERM) {
 			t.Skip("needs the right to mount a tmpfs")
@@ -224,7 +224,7 @@ func TestRegistryDiskFull(t *testing.T) {
 }
 
 func TestRegistryManifests(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	r := depottest.Publish(t, "oci:"+dir, imagestest.Release("edge", "1"), releasetest.Key(t))
 	c := openRegistry(t, dir, depot.RegistryConfig{})
 	manifest, digest := string(r.Bundle.Manifest), string(r.Manifest.Digest)
@@ -297,7 +297,7 @@ func decode(t *testing.T, resp *http.Response, v any) {
 }
 
 func TestRegistryAccess(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	depottest.Publish(t, "oci:"+dir, imagestest.Release("edge", "1"), nil)
 	readOnly, err := depot.NewRegistry(dir, depot.RegistryConfig{})
 	if err != nil {
@@ -336,7 +336,7 @@ func TestRegistryAccess(t *testing.T) {
 }
 
 func TestRegistryPaths(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	c := openRegistry(t, filepath.Join(dir, "registry"), depot.RegistryConfig{})
 	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
@@ -354,7 +354,7 @@ func TestRegistryPaths(t *testing.T) {
 
 // TestRegistryReportsDamage opens a registry one of whose blobs is gone: the others are served, reading it fails clearly.
 func TestRegistryReportsDamage(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	r := depottest.Publish(t, "oci:"+dir, imagestest.Release("edge", "1"), nil)
 	depottest.Publish(t, "oci:"+dir, imagestest.Release("edge", "2"), nil)
 	if err := os.Remove(filepath.Join(dir, "blobs/sha256", r.Manifest.Config.Digest.Hex())); err != nil {
