@@ -248,7 +248,7 @@ func TestBadDocuments(t *testing.T) {
 		want  error
 	}{
 		"manifest of another digest": {"/manifests/sha256:", "{}", depot.ErrCorrupt},
-		"huge manifest":              {"/manifests/", strings.Repeat(" ", 2<<20), depot.ErrCorrupt},
+		"huge manifest":              {"/manifests/", strings.Repeat(" ", images.MaxDocument+1), depot.ErrCorrupt},
 		"manifest that is a page":    {"/manifests/1", "<html>", errAny},
 		"config of another digest":   {"/blobs/", "{}", depot.ErrCorrupt},
 		"signature list is nonsense": {".sig", "[]", errAny},
