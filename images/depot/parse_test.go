@@ -11,6 +11,7 @@ import (
 func TestParseReference(t *testing.T) {
 	digest := images.DigestOf(nil)
 	for s, want := range map[string]Reference{
+		"out/depot": {Kind: kindPath, Path: "out/depot"}, "out/depot:edge:1": {Kind: kindPath, Path: "out/depot", Name: "edge", Version: "1"},
 		"oci:out":                                  {Kind: KindLayout, Path: "out"},
 		"oci:/srv/out:edge":                        {Kind: KindLayout, Path: "/srv/out", Name: "edge"},
 		"oci:/srv/out:edge:1.2~rc1":                {Kind: KindLayout, Path: "/srv/out", Name: "edge", Version: "1.2~rc1"},
@@ -34,7 +35,7 @@ func TestParseReference(t *testing.T) {
 		}
 	}
 	for _, s := range []string{
-		"", "edge", "edge:1", "oci:", "oci:out:Edge", "oci:out:edge:1+2", "docker://", "host/edge", "docker://h.x/Edge", "docker://h.x/edge@sha256:1",
+		"", "edge", "edge:1", "oci:", "oci:out:Edge", "oci:out:edge:1+2", "docker://", "docker://host/edge", "docker://h.x/Edge", "docker://h.x/edge@sha256:1",
 		"docker://h.x:", "docker://h.x/:1", "docker://h.x//edge", "docker://a@h.x/edge", "https://h.x/edge", "oci:a\nb", ".x/y", "docker://:5000/x",
 	} {
 		if got, err := ParseReference(s); err == nil {
