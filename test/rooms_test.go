@@ -39,7 +39,8 @@ var mayImport = map[string][]string{
 
 	"builder":          {"images/...", "builder/..."},
 	"builder/recipe":   {"images"},
-	"builder/deb":      {"images"},
+	"builder/deb":      {"images", "builder/deb/xz"},
+	"builder/deb/xz":   {},
 	"builder/archive":  {"images", "images/durable", "builder/deb"},
 	"builder/lock":     {"images", "builder/recipe", "builder/deb"},
 	"builder/program":  {"images", "builder/archive"},
