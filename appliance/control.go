@@ -18,8 +18,8 @@ import (
 	"roost/appliance/software"
 	"roost/appliance/store"
 	"roost/appliance/trust"
-	"roost/images"
 	"roost/images/depot"
+	"roost/pxe"
 )
 
 // ControlConfig says what a control plane is made of.
@@ -48,6 +48,7 @@ type Control struct {
 	host     *host.Manager
 	software *software.Manager
 	server   *server.Server
+	roster   *roster
 }
 
 // OpenControl opens the store and builds the managers and the server, in the order in which they depend on each other.
@@ -83,7 +84,8 @@ func OpenControl(ctx context.Context, config ControlConfig) (c *Control, err err
 	if c.depot, err = depot.Open(ctx, "oci:"+config.Depot, depot.Options{}); err != nil {
 		return nil, err
 	}
-	c.shelf = newShelf(c.depot)
+	c.shelf = newShelf(c.depot, config.Depot)
+	c.roster = &roster{store: c.store, log: config.Log}
 	t := config.Trust
 	t.Store, t.Authority, t.Shelf, t.Registry, t.Now, t.Log = c.store, config.Authority, c.shelf, config.Registry, config.Now, config.Log
 	c.trust = trust.New(t)
@@ -127,6 +129,7 @@ func (c *Control) Run(ctx context.Context, listener net.Listener) error {
 	group.Go(func() error { return c.trust.Run(ctx) })
 	group.Go(func() error { return c.host.Run(ctx) })
 	group.Go(func() error { return c.software.Run(ctx) })
+	group.Go(func() error { return c.roster.run(ctx) })
 	group.Go(func() error { return c.server.Serve(ctx, listener) })
 	group.Go(func() error {
 		select {
@@ -150,30 +153,8 @@ func (c *Control) Close() {
 	}
 }
 
-// Boots decides what a machine may boot from the network, by its MAC address: the site's current release, while it is
-// unknown or on its way to be installed. A host in service gets nothing, so that a lost disk never leads to a silent new
-// installation. The reason is for the boot server's log.
-func (c *Control) Boots(ctx context.Context, mac string) (release images.Digest, reason string, err error) {
-	err = c.store.View(ctx, func(tx *store.Tx) error {
-		site := store.Sites().Get(tx, "site")
-		if site == nil || site.Current == "" {
-			reason = "the site has no release for new machines yet"
-			return nil
-		}
-		release, reason = bootable(store.Hosts().List(tx), mac, site.Current)
-		return nil
-	})
-	return release, reason, err
-}
+// Assigner decides for a boot server what machines may boot, by the records of this site.
+func (c *Control) Assigner() pxe.Assigner { return c.roster }
 
-// bootable is the decision of Boots.
-func bootable(hosts []*api.Host, mac string, current images.Digest) (images.Digest, string) {
-	for _, h := range hosts {
-		for _, known := range h.MACs {
-			if known == mac && (h.Phase == api.InService || h.Phase == api.Installed) {
-				return "", "host " + h.Name + " is " + string(h.Phase) + "; forget it to install it anew"
-			}
-		}
-	}
-	return current, "may be discovered and installed"
-}
+// Shelf gives a boot server the releases of this site.
+func (c *Control) Shelf() pxe.Shelf { return c.shelf }

@@ -14,13 +14,14 @@ import (
 // shelf shows the site's depot to the managers. What a digest names never changes, so each release is read once.
 type shelf struct {
 	depot *depot.Depot
+	dir   string // of the layout
 
 	mu    sync.Mutex // guards known
 	known map[images.Digest]*depot.Release
 }
 
-func newShelf(d *depot.Depot) *shelf {
-	return &shelf{depot: d, known: map[images.Digest]*depot.Release{}}
+func newShelf(d *depot.Depot, dir string) *shelf {
+	return &shelf{depot: d, dir: dir, known: map[images.Digest]*depot.Release{}}
 }
 
 func (s *shelf) get(ctx context.Context, digest images.Digest) (*depot.Release, error) {
