@@ -74,8 +74,7 @@ func (m *Manager) Rollback(ctx context.Context, by store.Actor, ref string) (*ap
 		if running(tx) != "" {
 			return api.Conflict.Errorf("cannot roll back host %s: update %s is under way; abort it first", h.Name, running(tx))
 		}
-		h.Software.Rollback = tx.NextID()
-		h.Software.Wanted, h.Software.Force, h.Software.Attempt = nil, false, ""
+		h.Software.Rollback, h.Software.Wanted = tx.NextID(), nil
 		return nil
 	})
 }

@@ -145,17 +145,13 @@ func (m *Manager) grant(tx *store.Tx, hosts map[string]*api.Host, update *api.Up
 		if h == nil {
 			continue
 		}
-		withdraw(h)
+		h.Software.Wanted, h.Software.Force = nil, false
 		if w.wanted {
 			release := update.Release
-			h.Software.Wanted, h.Software.Force, h.Software.Attempt = &release, update.Force, tx.NextID()
+			h.Software.Wanted, h.Software.Force = &release, update.Force
 		}
 		store.Hosts().Put(tx, h)
 	}
-}
-
-func withdraw(h *api.Host) {
-	h.Software.Wanted, h.Software.Force, h.Software.Attempt = nil, false, ""
 }
 
 // record audits the turns of an update and makes its release current when it is on every host.

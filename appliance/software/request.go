@@ -180,7 +180,7 @@ func (m *Manager) Abort(ctx context.Context, by store.Actor, id string) (*api.Up
 			hu := &u.Hosts[i]
 			if hu.State == running {
 				if h := store.Hosts().Get(tx, hu.Host); h != nil {
-					withdraw(h)
+					h.Software.Wanted, h.Software.Force = nil, false
 					store.Hosts().Put(tx, h)
 				}
 			}

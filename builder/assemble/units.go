@@ -61,7 +61,7 @@ func parseInstall(text []byte, instance string) install {
 			continue
 		}
 		value = strings.ReplaceAll(value, "%i", instance)
-		words := slices.DeleteFunc(strings.Fields(value), func(w string) bool { return !isUnitName(w) })
+		words := strings.Fields(value)
 		switch strings.TrimSpace(key) {
 		case "WantedBy":
 			in.links = append(in.links, suffixed(words, ".wants")...)
@@ -74,17 +74,10 @@ func parseInstall(text []byte, instance string) install {
 		case "Also":
 			in.also = append(in.also, words...)
 		case "DefaultInstance":
-			if len(words) == 1 {
-				in.defaultInstance = words[0]
-			}
+			in.defaultInstance = strings.TrimSpace(value)
 		}
 	}
 	return in
-}
-
-// isUnitName refuses what could be no file of its own in a directory of units.
-func isUnitName(s string) bool {
-	return s != "." && s != ".." && len(s) < 256 && !strings.ContainsAny(s, "/\x00")
 }
 
 func suffixed(words []string, suffix string) []string {

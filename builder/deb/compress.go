@@ -9,8 +9,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-
-	"roost/builder/deb/xz"
+	"github.com/therootcompany/xz"
 )
 
 // Memory that a stream may ask a decoder for. xz -9 needs 64 MiB; Debian builds with -6, which needs 8 MiB.

@@ -74,8 +74,10 @@ func (g *graph) tell(f *fact) string {
 		return fmt.Sprintf("%s: the kernel is %s", f.wish.at, name(f.wish.pkg))
 	case f.wish != nil:
 		return fmt.Sprintf("%s: %s is wanted", f.wish.at, name(f.wish.pkg))
+	case f.clash != nil && f.clash.relation.Name == f.clash.victim.Name && f.clash.relation.Op == deb.OpAny:
+		return fmt.Sprintf("%s %s %s", name(g.packages[f.subject]), f.clash.verb, name(f.clash.victim))
 	case f.clash != nil && f.clash.relation.Name == f.clash.victim.Name:
-		return fmt.Sprintf("%s %s %s, and %s", name(g.packages[f.subject]), f.clash.verb, f.clash.relation, name(f.clash.victim))
+		return fmt.Sprintf("%s %s %s, which %s is", name(g.packages[f.subject]), f.clash.verb, f.clash.relation, name(f.clash.victim))
 	case f.clash != nil:
 		return fmt.Sprintf("%s %s %s, which %s provides", name(g.packages[f.subject]), f.clash.verb, f.clash.relation, name(f.clash.victim))
 	}
@@ -132,6 +134,9 @@ func (u *universe) missing(r deb.Relation) string {
 func (g *graph) hints(f *fact) []string {
 	var hints []string
 	pin := func(p *deb.Package) {
+		if _, ok := g.universe.excluded[p.Name]; ok {
+			return
+		}
 		hints = append(hints, fmt.Sprintf("%s %s (%s) would do: write \"%s=%s\" under packages", p.Name, p.Version, p.Suite, p.Name, p.Version))
 	}
 	switch {

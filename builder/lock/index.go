@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"strings"
 	"time"
 
 	"roost/builder/deb"
@@ -26,7 +27,7 @@ type universe struct {
 	recipe     *recipe.Recipe
 	keep       map[string]deb.Version // versions to prefer while they exist
 	rank       map[string]suiteRank   // of suites
-	order      map[string]int         // place of a name in the index
+	order      map[string]int         // when a name is first mentioned in the index
 	versions   map[string][]*deb.Package
 	providers  map[string][]provider
 	candidates map[string]*deb.Package
@@ -88,9 +89,7 @@ func (u *universe) addSuite(s *IndexSuite) error {
 		if p.Architecture != u.recipe.Architecture && p.Architecture != "all" {
 			continue
 		}
-		if _, ok := u.order[p.Name]; !ok {
-			u.order[p.Name] = len(u.order)
-		}
+		u.mention(p)
 		u.versions[p.Name] = append(u.versions[p.Name], p)
 		if p.Provides == "" {
 			continue
@@ -104,6 +103,39 @@ func (u *universe) addSuite(s *IndexSuite) error {
 		}
 	}
 	return nil
+}
+
+// mention numbers p and all names in its relations, if they are new. apt numbers packages in this order while it reads an index, and
+// where it has no other reason to prefer one package, that number decides; so it does here.
+func (u *universe) mention(p *deb.Package) {
+	u.mentionName(p.Name)
+	for _, field := range []string{p.PreDepends, p.Depends, p.Conflicts, p.Breaks, p.Recommends, p.Replaces, p.Provides} {
+		for field != "" {
+			start := strings.IndexFunc(field, isNameRune)
+			if start < 0 {
+				break
+			}
+			field = field[start:]
+			end := strings.IndexAny(field, " :([,|")
+			if end < 0 {
+				end = len(field)
+			}
+			u.mentionName(field[:end])
+			next := strings.IndexAny(field[end:], ",|")
+			if next < 0 {
+				break
+			}
+			field = field[end+next:]
+		}
+	}
+}
+
+func isNameRune(r rune) bool { return r >= 'a' && r <= 'z' || r >= '0' && r <= '9' }
+
+func (u *universe) mentionName(name string) {
+	if _, ok := u.order[name]; !ok {
+		u.order[name] = len(u.order)
+	}
 }
 
 // candidate returns the version of a name that may be installed, or nil.

@@ -34,7 +34,8 @@ func (u *universe) dependencies(p *deb.Package) ([]dependency, error) {
 			return nil, packageError(p, field.name, err)
 		}
 		for _, relations := range clauses {
-			if slices.ContainsFunc(relations, u.providedByImage) {
+			relations = slices.DeleteFunc(relations, func(r deb.Relation) bool { return !r.AppliesTo(u.recipe.Architecture) })
+			if len(relations) == 0 || slices.ContainsFunc(relations, u.providedByImage) {
 				continue
 			}
 			d := dependency{verb: field.verb, relations: relations}
@@ -115,7 +116,7 @@ func (u *universe) qualified(r deb.Relation, p *deb.Package) bool {
 
 func (u *universe) providedByImage(r deb.Relation) bool {
 	p, ok := u.provided[r.Name]
-	if !ok || !r.AppliesTo(u.recipe.Architecture) {
+	if !ok {
 		return false
 	}
 	return r.Op == deb.OpAny || p.Version != "" && r.Holds(deb.Version(p.Version))

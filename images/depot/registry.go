@@ -98,9 +98,6 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
 	q, ok := parseRoute(r.URL.Path)
-	if !ok && r.Method == http.MethodPut {
-		return faultf(http.StatusBadRequest, "NAME_INVALID", "no such repository, tag or digest can be")
-	}
 	if !ok {
 		return faultf(http.StatusNotFound, "NAME_UNKNOWN", "no such endpoint")
 	}
@@ -330,11 +327,11 @@ func (g *Registry) referrers(w http.ResponseWriter, r *http.Request, q route) er
 		if err != nil {
 			continue // damaged; the check at the start has said so
 		}
-		subject, d := subjectOf(data)
-		if subject != images.Digest(q.argument) || (filter != "" && d.ArtifactType != filter) {
+		subject, artifactType := subjectOf(data)
+		if subject != images.Digest(q.argument) || (filter != "" && artifactType != filter) {
 			continue
 		}
-		d.MediaType, d.Digest, d.Size = m.MediaType, m.Digest, m.Size
+		d := release.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size, ArtifactType: artifactType}
 		if !slices.ContainsFunc(list, func(x release.Descriptor) bool { return x.Digest == d.Digest }) {
 			list = append(list, d)
 		}
@@ -350,21 +347,20 @@ func (g *Registry) referrers(w http.ResponseWriter, r *http.Request, q route) er
 	return nil
 }
 
-// subjectOf returns what a manifest refers to, and its own artifact type (else its config's media type) and annotations.
-func subjectOf(manifest []byte) (images.Digest, release.Descriptor) {
+// subjectOf returns what a manifest refers to and what it is: its artifact type, else its config's media type.
+func subjectOf(manifest []byte) (subject images.Digest, artifactType string) {
 	var m struct {
 		ArtifactType string              `json:"artifactType"`
 		Config       release.Descriptor  `json:"config"`
 		Subject      *release.Descriptor `json:"subject"`
-		Annotations  map[string]string   `json:"annotations"`
 	}
 	if err := images.DecodeJSON(manifest, &m); err != nil || m.Subject == nil {
-		return "", release.Descriptor{}
+		return "", ""
 	}
 	if m.ArtifactType == "" {
 		m.ArtifactType = m.Config.MediaType
 	}
-	return m.Subject.Digest, release.Descriptor{ArtifactType: m.ArtifactType, Annotations: m.Annotations}
+	return m.Subject.Digest, m.ArtifactType
 }
 
 func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, q route) error {
