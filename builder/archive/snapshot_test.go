@@ -318,6 +318,18 @@ func TestSnapshotRepairsParsedIndex(t *testing.T) {
 	}
 }
 
+// TestShippedKeys holds the keys that ship with the recipes to those that Debian published for trixie.
+func TestShippedKeys(t *testing.T) {
+	var got []string
+	for _, signer := range trixieKeys(t).Signers() {
+		got = append(got, signer.Fingerprint)
+	}
+	want := []string{"04B54C3CDCA79751B16BC6B5225629DF75B188BD", "5E04A1E3223A19A20706E20F9904613D4CCE68C6", "41587F7DB8C774BCCF131416762F67A0B2C39DE4"}
+	if !slices.Equal(got, want) {
+		t.Errorf("the keyring holds %q, want %q", got, want)
+	}
+}
+
 func samplePackages() []deb.Package {
 	return []deb.Package{
 		{Name: "hello", Version: "1", Architecture: "amd64", Essential: true, Size: 1 << 40, InstalledSize: 3, Depends: "a, b", Filename: "pool/x", SHA256: "sha256:00"},

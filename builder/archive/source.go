@@ -67,11 +67,7 @@ func (s *Source) start() *session {
 	return run
 }
 
-func (s *session) close() {
-	if s.Source.Transport != nil {
-		s.client.CloseIdleConnections()
-	}
-}
+func (s *session) close() { s.client.CloseIdleConnections() }
 
 // checkRedirect keeps a mirror from sending requests to this machine's files or from https to http.
 func checkRedirect(next *http.Request, via []*http.Request) error {
