@@ -24,6 +24,7 @@ import (
 	"roost/builder"
 	"roost/builder/archive"
 	"roost/builder/lock"
+	"roost/images"
 	"roost/images/keys"
 	"roost/recipes"
 	"roost/test/lab"
@@ -48,7 +49,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &command.UsageError{Command: c, Err: err} })
-	root.AddCommand(lockCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
+	root.AddCommand(buildCommand(), lockCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
 	root.PersistentFlags().String("site", "", "site to talk to: a name, or the path of a context file; default $ROOST_SITE, else the only one known")
 	err := root.ExecuteContext(ctx)
 	var usage *command.UsageError
@@ -398,3 +399,50 @@ func usageTable(usage []archive.Usage) command.Table {
 	}
 	return t
 }
+
+func buildCommand() *cobra.Command {
+	var flags workshopFlags
+	var order builder.Order
+	var keysDir string
+	c := &cobra.Command{
+		Use: "build RECIPE", Short: "Build a recipe into a signed release and publish it", Args: command.Exact(1),
+		Long: "Build a recipe into a signed release, from its lock, and publish it into a depot: an OCI layout directory, an archive\n" +
+			"or a registry. Packages come from the cache or the mirror; nothing is resolved and nothing of this computer goes in.",
+	}
+	flags.add(c)
+	format := command.OutputFlag(c)
+	c.Flags().StringVar(&keysDir, "keys", "", "key set to sign with; made by roost keys init (required)")
+	c.Flags().StringVar(&order.Depot, "depot", "out/depot", "where the release is published")
+	c.Flags().StringVar((*string)(&order.Version), "version", "", "version of the release; the recipe's when empty")
+	if err := c.MarkFlagRequired("keys"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		var err error
+		if order.Keys, err = keys.Open(keysDir); err != nil {
+			return err
+		}
+		if order.Version != "" {
+			if order.Version, err = images.ParseVersion(string(order.Version)); err != nil {
+				return err
+			}
+		}
+		w, err := flags.workshop(c)
+		if err != nil {
+			return err
+		}
+		defer w.Cache.Close()
+		order.Recipe = args[0]
+		built, err := w.Build(c.Context(), order)
+		if err != nil {
+			return err
+		}
+		r := built.Release
+		t := command.Table{Head: []string{"RELEASE", "KERNEL", "UKI", "ROOT", "DEPOT", "DIGEST"}, Value: built}
+		t.Rows = [][]string{{r.Name + " " + string(r.Version), r.Kernel, megabytes(r.UKI.Size), megabytes(r.Root.Size), built.Depot, string(built.Digest)}}
+		return t.Print(c.OutOrStdout(), *format)
+	}
+	return c
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

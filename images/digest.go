@@ -24,7 +24,7 @@ func ParseDigest(s string) (Digest, error) {
 		return "", fmt.Errorf("cannot parse digest %q: want sha256:<64 hexadecimal digits>", s)
 	}
 	if !isHex(digits, sha256.Size) {
-		return "", fmt.Errorf("cannot parse digest %q: want 64 lower-case hexadecimal digits after sha256:", s)
+		return "", fmt.Errorf("cannot parse digest %q: want 64 lower-case hexadecimal digits after the colon", s)
 	}
 	return Digest(s), nil
 }

@@ -12,8 +12,9 @@ import (
 // number, readers ignore those they do not know; a change that an old reader must not ignore takes a new number.
 const Schema = 1
 
-// MaxDocument is the size limit of a release document and of every other JSON document of a release, in bytes.
-const MaxDocument = 1 << 20
+// MaxDocument is the size limit of a release document and of every other JSON document of a release, in bytes: what OCI
+// registries are asked to take as a manifest.
+const MaxDocument = 4 << 20
 
 // Encode returns the canonical JSON of a valid release: fields in the order of the type, no spaces, no HTML escapes, one
 // newline at the end. Equal releases give equal bytes.

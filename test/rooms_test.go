@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"images/release":    {"images"},
 	"images/depot":      {"images", "images/release", "images/durable"},
 	"images/depot/...":  {"images", "images/release", "images/durable", "images/depot/..."},
-	"images/disk/...":   {"images", "images/disk", "images/uki"},
+	"images/disk/...":   {"images", "images/disk/...", "images/rootfs", "images/uki"},
 	"images/rootfs/...": {"images", "images/rootfs"},
 	"images/uki":        {"images"},
 	"images/uki/...":    {"images", "images/uki"},
@@ -39,13 +39,14 @@ var mayImport = map[string][]string{
 
 	"builder":          {"images/...", "builder/..."},
 	"builder/recipe":   {"images"},
-	"builder/deb":      {"images"},
+	"builder/deb":      {"images", "builder/deb/xz"},
+	"builder/deb/xz":   {},
 	"builder/archive":  {"images", "images/durable", "builder/deb"},
 	"builder/lock":     {"images", "builder/recipe", "builder/deb"},
 	"builder/program":  {"images", "builder/archive"},
 	"builder/tree":     {"images"},
 	"builder/assemble": {"images", "images/durable", "builder/recipe", "builder/lock", "builder/deb", "builder/archive", "builder/tree", "recipes"},
-	"builder/pack":     {"images/...", "builder/recipe", "builder/lock", "builder/tree"},
+	"builder/pack":     {"images/...", "builder/archive", "builder/recipe", "builder/lock", "builder/tree"},
 
 	"pxe/...": {"images/...", "pxe/..."},
 

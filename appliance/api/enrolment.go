@@ -75,9 +75,10 @@ type Orders struct {
 	Host     string          `json:"host"`
 	Wanted   *Release        `json:"wanted,omitempty"`   // run this; nil: stay
 	Force    bool            `json:"force,omitempty"`    // though it is older
+	Attempt  string          `json:"attempt,omitempty"`  // of this wish; the host acts on each name once
 	Rollback string          `json:"rollback,omitempty"` // id of a request to leave the running release
 	Cleared  []images.Digest `json:"cleared,omitempty"`  // failures the operator cleared
 	Config   *Config         `json:"config,omitempty"`   // when the reported revision is not the newest
 	Renew    bool            `json:"renew,omitempty"`    // ask for a new certificate now
-	Beat     int             `json:"beat"`               // seconds until the next report is due
+	Beat     int             `json:"beat"`               // milliseconds until the next report is due
 }

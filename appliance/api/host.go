@@ -98,10 +98,13 @@ type Software struct {
 
 	Wanted   *Release        `json:"wanted,omitempty"`   // the wish; nil: stay with what runs
 	Force    bool            `json:"force,omitempty"`    // the wanted release may be older
+	Attempt  string          `json:"attempt,omitempty"`  // names the wish; a wish made again gets another name
 	Rollback string          `json:"rollback,omitempty"` // id of a requested rollback, until the host reports it as handled
 	Cleared  []images.Digest `json:"cleared,omitempty"`  // failures an operator cleared, until the host no longer reports them
 
-	Phase    string    `json:"phase,omitempty"`    // of the update engine: fetching, writing, …, rolled-back
+	Attempted string `json:"attempted,omitempty"` // the last wish that the host acted on; what follows came of it
+
+	Phase    string    `json:"phase,omitempty"`    // of the update engine, see package updater; or "refused", when it did not begin
 	Progress int       `json:"progress,omitempty"` // percent of the phase
 	Error    string    `json:"error,omitempty"`    // why the phase does not move
 	Failures []Failure `json:"failures,omitempty"` // releases this host refuses until cleared, newest first

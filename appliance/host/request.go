@@ -74,7 +74,8 @@ func (m *Manager) Rollback(ctx context.Context, by store.Actor, ref string) (*ap
 		if running(tx) != "" {
 			return api.Conflict.Errorf("cannot roll back host %s: update %s is under way; abort it first", h.Name, running(tx))
 		}
-		h.Software.Rollback, h.Software.Wanted = tx.NextID(), nil
+		h.Software.Rollback = tx.NextID()
+		h.Software.Wanted, h.Software.Force, h.Software.Attempt = nil, false, ""
 		return nil
 	})
 }

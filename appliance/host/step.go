@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"roost/appliance/api"
-	"roost/images"
 )
 
 // absorb returns the host as its report makes it, or nil when the report says nothing new and the record is fresh.
@@ -43,7 +42,8 @@ func phase(from, to api.Phase) bool {
 // software takes the facts of the report and keeps the wishes of the site, less those that the facts fulfil.
 func software(site, facts *api.Software) api.Software {
 	next := *facts
-	next.Wanted, next.Force, next.Rollback, next.Cleared = site.Wanted, site.Force, site.Rollback, nil
+	next.Wanted, next.Force, next.Attempt = site.Wanted, site.Force, site.Attempt
+	next.Rollback, next.Cleared = site.Rollback, nil
 	if facts.Rollback != "" && facts.Rollback == site.Rollback {
 		next.Rollback = ""
 	}
@@ -94,26 +94,13 @@ func review(h *api.Host, last, now time.Time, silence time.Duration) *api.Host {
 
 // orders derives what to tell a host.
 func orders(h *api.Host, config *api.Config, r *api.Report, beat time.Duration) *api.Orders {
-	out := &api.Orders{Schema: 1, Host: h.ID, Wanted: h.Software.Wanted, Force: h.Software.Force, Rollback: h.Software.Rollback,
-		Cleared: slices.Clone(h.Software.Cleared), Beat: max(1, int(beat/time.Second))}
+	out := &api.Orders{Schema: 1, Host: h.ID, Wanted: h.Software.Wanted, Force: h.Software.Force, Attempt: h.Software.Attempt, Rollback: h.Software.Rollback,
+		Cleared: slices.Clone(h.Software.Cleared), Beat: int(beat / time.Millisecond)}
 	if config != nil && config.Revision != r.Config {
 		out.Config = config
 	}
 	if out.Wanted != nil && h.Software.Running != nil && h.Software.Running.Digest == out.Wanted.Digest {
 		out.Wanted = nil
-	}
-	if out.Wanted != nil && slices.Contains(refusals(h), out.Wanted.Digest) {
-		out.Wanted = nil // the host would refuse; the update manager pauses meanwhile
-	}
-	return out
-}
-
-// refusals are the failed releases that nobody cleared.
-func refusals(h *api.Host) (out []images.Digest) {
-	for _, failure := range h.Software.Failures {
-		if !slices.Contains(h.Software.Cleared, failure.Release) {
-			out = append(out, failure.Release)
-		}
 	}
 	return out
 }

@@ -179,8 +179,13 @@ func (m *machine) loadDrivers() error {
 		return err
 	}
 	m.modules = index
-	if err := index.load("efi_pstore"); err != nil {
-		m.con.warn("%v", err)
+	for _, name := range []string{"efi_pstore", "efivarfs"} {
+		if err := index.load(name); err != nil {
+			m.con.warn("%v", err)
+		}
+	}
+	if err := mountVariables(); err != nil {
+		return err
 	}
 	m.loadForDevices()
 	for _, name := range []string{"loop", "dm_mod", "dm_verity", "erofs", "overlay", "ext4"} {

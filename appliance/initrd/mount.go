@@ -31,14 +31,20 @@ func mountEarly() error {
 			return fmt.Errorf("cannot mount %s on %s: %v", m.kind, m.target, err)
 		}
 	}
-	// Without EFI there are no variables; every reader of them treats that as absent.
-	if err := unix.Mount("efivarfs", efivars, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil && !isAbsent(err) {
-		return fmt.Errorf("cannot mount the EFI variables: %v", err)
-	}
 	for _, dir := range []string{sysroot, "/run/roost"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("cannot make %s: %v", dir, err)
 		}
+	}
+	return nil
+}
+
+// mountVariables makes EFI variables readable; their file system is a module in Debian's kernels. Without EFI there are none,
+// and every reader of them treats that as absent.
+func mountVariables() error {
+	err := unix.Mount("efivarfs", efivars, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if err != nil && !isAbsent(err) {
+		return fmt.Errorf("cannot mount the EFI variables: %v", err)
 	}
 	return nil
 }

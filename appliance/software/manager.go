@@ -145,13 +145,17 @@ func (m *Manager) grant(tx *store.Tx, hosts map[string]*api.Host, update *api.Up
 		if h == nil {
 			continue
 		}
-		h.Software.Wanted, h.Software.Force = nil, false
+		withdraw(h)
 		if w.wanted {
 			release := update.Release
-			h.Software.Wanted, h.Software.Force = &release, update.Force
+			h.Software.Wanted, h.Software.Force, h.Software.Attempt = &release, update.Force, tx.NextID()
 		}
 		store.Hosts().Put(tx, h)
 	}
+}
+
+func withdraw(h *api.Host) {
+	h.Software.Wanted, h.Software.Force, h.Software.Attempt = nil, false, ""
 }
 
 // record audits the turns of an update and makes its release current when it is on every host.

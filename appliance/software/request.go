@@ -180,7 +180,7 @@ func (m *Manager) Abort(ctx context.Context, by store.Actor, id string) (*api.Up
 			hu := &u.Hosts[i]
 			if hu.State == running {
 				if h := store.Hosts().Get(tx, hu.Host); h != nil {
-					h.Software.Wanted, h.Software.Force = nil, false
+					withdraw(h)
 					store.Hosts().Put(tx, h)
 				}
 			}

@@ -49,10 +49,8 @@ func step(u *api.Update, hosts map[string]*api.Host, now time.Time, limit time.D
 	switch {
 	case finished(&next):
 		next.State, next.Finished, next.Reason = api.Done, now, summary(&next)
-	case blocked != "" && count(&next, running) == 0:
-		next.State, next.Reason = api.Paused, blocked
 	default:
-		next.Reason = ""
+		next.Reason = blocked // it goes on by itself when that host is back
 	}
 	return &next, wishes
 }
@@ -70,17 +68,18 @@ func observe(hu *api.HostUpdate, h *api.Host, u *api.Update, now time.Time, limi
 	refused := slices.IndexFunc(h.Software.Failures, func(f api.Failure) bool {
 		return f.Release == u.Release.Digest && !slices.Contains(h.Software.Cleared, f.Release)
 	})
+	answered := h.Software.Attempt != "" && h.Software.Attempted == h.Software.Attempt
 	switch {
-	case refused >= 0:
+	case answered && refused >= 0 && !moving(h.Software.Phase):
 		failure := h.Software.Failures[refused]
 		hu.Failure = &failure
 		fault = fmt.Sprintf("host %s does not hold %s: %s", h.Name, u.Release.Version, failure.Reason)
 	case runs(h, u) && !h.Software.Trial && h.Availability == api.Available:
 		hu.State, hu.Finished, hu.Phase, hu.Progress = done, now, "committed", 100
 		return []wish{{hu.Host, false}}, ""
-	case h.Software.Phase == "refused":
+	case answered && (h.Software.Phase == "refused" || h.Software.Phase == "failed"):
 		hu.Failure = &api.Failure{Release: u.Release.Digest, Version: u.Release.Version, Reason: h.Software.Error, Time: now}
-		fault = fmt.Sprintf("host %s refuses %s: %s", h.Name, u.Release.Version, h.Software.Error)
+		fault = fmt.Sprintf("host %s does not take %s: %s", h.Name, u.Release.Version, h.Software.Error)
 	case now.Sub(hu.Started) > limit:
 		why := fmt.Sprintf("no result after %s, last phase %s", limit, orNone(hu.Phase))
 		hu.Failure = &api.Failure{Release: u.Release.Digest, Version: u.Release.Version, Reason: why, Time: now}
@@ -92,8 +91,8 @@ func observe(hu *api.HostUpdate, h *api.Host, u *api.Update, now time.Time, limi
 	return []wish{{hu.Host, false}}, fault
 }
 
-// start lets waiting hosts begin while there is room. Controllers wait for all others and go one by one. blocked says why
-// nothing can start although hosts wait.
+// start lets waiting hosts begin while there is room. Controllers wait for all others and go one by one. blocked says which
+// host is waited for.
 func start(u *api.Update, hosts map[string]*api.Host, now time.Time) (wishes []wish, blocked string) {
 	for i := range u.Hosts {
 		hu := &u.Hosts[i]
@@ -110,11 +109,11 @@ func start(u *api.Update, hosts map[string]*api.Host, now time.Time) (wishes []w
 			continue
 		}
 		if count(u, running) >= room(u, h, hosts) || h.Personality.Controls() && others(u, hosts) {
-			return wishes, ""
+			return wishes, blocked
 		}
 		if h.Availability != api.Available || h.Software.Trial {
 			if blocked == "" {
-				blocked = fmt.Sprintf("host %s is %s and cannot be updated now", h.Name, orNone(string(h.Availability)))
+				blocked = fmt.Sprintf("waits for host %s, which is %s", h.Name, orNone(string(h.Availability)))
 			}
 			if h.Personality.Controls() {
 				return wishes, blocked
@@ -142,6 +141,9 @@ func others(u *api.Update, hosts map[string]*api.Host) bool {
 		return h != nil && !h.Personality.Controls() && (hu.State == waiting || hu.State == running)
 	})
 }
+
+// moving reports whether the host's update engine is still on its way back, so that its evidence is not complete.
+func moving(phase string) bool { return phase == "rolling-back" || phase == "returned" }
 
 func runs(h *api.Host, u *api.Update) bool {
 	return h.Software.Running != nil && h.Software.Running.Digest == u.Release.Digest

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -22,8 +23,13 @@ func (b *bridge) With(fields []zapcore.Field) zapcore.Core {
 	return &bridge{log: b.log.With(pairs(fields)...)}
 }
 
+// expected are warnings about ports and tokens that this store does not have.
+func expected(message string) bool {
+	return strings.HasPrefix(message, "Running http and grpc server on single port") || strings.HasPrefix(message, "simple token is not")
+}
+
 func (b *bridge) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if b.Enabled(entry.Level) {
+	if b.Enabled(entry.Level) && !expected(entry.Message) {
 		return checked.AddCore(entry, b)
 	}
 	return checked

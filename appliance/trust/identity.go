@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"math/big"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -79,6 +80,8 @@ type Identity struct {
 	Node       *ecdsa.PrivateKey
 	Chain      string            // PEM of the node's certificate, without the root
 	Authority  *ecdsa.PrivateKey // on controllers, else nil
+
+	mu sync.Mutex // guards Chain once the identity is in use
 }
 
 // Dir is the directory of an identity, as package durable keeps one; its files are for root only.
@@ -181,7 +184,10 @@ func LoadIdentity(dir Dir) (*Identity, error) {
 
 // Certificate returns the node's certificate for a TLS handshake.
 func (id *Identity) Certificate() (*tls.Certificate, error) {
-	certs, err := parseChain([]byte(id.Chain))
+	id.mu.Lock()
+	chain := id.Chain
+	id.mu.Unlock()
+	certs, err := parseChain([]byte(chain))
 	if err != nil || len(certs) == 0 {
 		return nil, fmt.Errorf("cannot use certificate of host: %w", err)
 	}
@@ -207,6 +213,8 @@ func (id *Identity) Renew(dir Dir, chain string) error {
 	if err := dir.Write(fileNodeCert, []byte(chain)); err != nil {
 		return fmt.Errorf("cannot renew certificate: %w", err)
 	}
+	id.mu.Lock()
+	defer id.mu.Unlock()
 	id.Chain = chain
 	return nil
 }

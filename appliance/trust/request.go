@@ -26,8 +26,12 @@ func (m *Manager) Enrol(ctx context.Context, key images.Digest, source string, e
 	inventory := e.Inventory
 	c := claim{key: key, uuid: properUUID(inventory.System.UUID), macs: macsOf(&inventory)}
 	var host *api.Host
+	var installed bool // before, by its record: such a machine needs a person's approval to be installed again
 	_, err := m.config.Store.Update(ctx, func(tx *store.Tx) error {
 		hosts := store.Hosts().List(tx)
+		installed = slices.ContainsFunc(hosts, func(h *api.Host) bool {
+			return (h.Phase == api.Installed || h.Phase == api.InService) && same(c, h)
+		})
 		decision, err := admit(c, hosts, m.liveIn(hosts, now), m.config.Limits.Waiting)
 		if err != nil {
 			return err
@@ -53,6 +57,9 @@ func (m *Manager) Enrol(ctx context.Context, key images.Digest, source string, e
 		return nil, err
 	}
 	m.Heard(host.ID)
+	if installed {
+		return host, nil
+	}
 	return host, m.approveAutomatically(ctx, host, &inventory)
 }
 

@@ -100,6 +100,11 @@ func (a *assembly) allLayers(ctx context.Context) ([][]*layer, error) {
 func (a *assembly) buildGroup(ctx context.Context, below tree.Tree, g lock.Group, layers []*layer, own *ownership) (tree.Tree, error) {
 	started := time.Now()
 	d := below.Draft()
+	diversions, err := a.text(d, database+"/diversions")
+	if err != nil {
+		return tree.Tree{}, err
+	}
+	own.readDiversions(diversions)
 	if err := own.merge(d, layers); err != nil {
 		return tree.Tree{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -56,13 +57,16 @@ func (a *assembly) materialise(ctx context.Context, t tree.Tree, dir string, hid
 	}
 	for _, e := range slices.Backward(t.Entries()) {
 		if e.Type == tree.Directory {
-			if err := os.Chtimes(filepath.Join(dir, e.Path), tree.FileTime, tree.FileTime); err != nil {
+			if err := os.Chtimes(filepath.Join(dir, e.Path), fileTime(), fileTime()); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
 }
+
+// fileTime is when all files were made, as far as programs can see.
+func fileTime() time.Time { return time.Unix(tree.FileTime, 0) }
 
 // onceSet says true the first time it is asked about a digest.
 type onceSet struct {
@@ -124,7 +128,7 @@ func (a *assembly) makeFile(dir string, e tree.Entry, linked *onceSet) error {
 	if err := dress(name, e); err != nil {
 		return err
 	}
-	return os.Chtimes(name, tree.FileTime, tree.FileTime)
+	return os.Chtimes(name, fileTime(), fileTime())
 }
 
 // dress gives a new file its owner, mode and attributes, in the order in which the kernel does not undo them.

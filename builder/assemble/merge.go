@@ -12,12 +12,24 @@ import (
 
 // ownership records which package each file came from, in the names the package itself used.
 type ownership struct {
-	owner map[string]*layer          // path in the tree, after following merged /usr
-	lost  map[*layer]map[string]bool // files of a package that another one replaced, in its own names
+	owner    map[string]*layer          // path in the tree, after following merged /usr
+	lost     map[*layer]map[string]bool // files of a package that another one replaced, in its own names
+	diverted map[string]string          // path to the package for whose sake other packages' file there is moved away
 }
 
 func newOwnership() *ownership {
 	return &ownership{owner: map[string]*layer{}, lost: map[*layer]map[string]bool{}}
+}
+
+// readDiversions takes up dpkg's list of diversions (dpkg-divert(1)), three lines each: from, to, package.
+func (o *ownership) readDiversions(text []byte) {
+	o.diverted = map[string]string{}
+	lines := strings.Split(string(text), "\n")
+	for three := range slices.Chunk(lines, 3) {
+		if len(three) == 3 {
+			o.diverted[three[0]] = three[2]
+		}
+	}
 }
 
 // list is dpkg's list file of l: every path, the root as "/.".
@@ -79,6 +91,10 @@ func (o *ownership) claim(d *tree.Draft, l *layer) (tree.Tree, error) {
 			return false
 		}
 		at := path.Join(dir, path.Base(p))
+		if by := o.diverted[at]; by != "" && by != l.Name {
+			fault = fmt.Errorf("cannot unpack %s: %s diverts its file %s, which is not supported", l.Name, by, p)
+			return false
+		}
 		other := o.owner[at]
 		switch {
 		case other == nil || o.same(d, at, e):

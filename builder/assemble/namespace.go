@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -33,6 +34,11 @@ type job struct {
 // mount namespace of its own; no network but a loopback that is down; own process, IPC and host name spaces; a /dev of
 // five harmless nodes; no privilege to load modules, set clocks or reach hardware. Cancelling ctx kills every process.
 func (a *assembly) run(ctx context.Context, t tree.Tree, j job) (tree.Tree, error) {
+	for _, dir := range []string{"/dev", "/proc", "/run", "/tmp", "/usr", path.Dir(policy)} {
+		if e, ok := t.Lookup(dir); ok && e.Type != tree.Directory {
+			return tree.Tree{}, fmt.Errorf("cannot %s: %s is a %v, and a mount on it could land outside the tree", j.name, dir, e.Type)
+		}
+	}
 	scratch, err := a.Store.Scratch("job-")
 	if err != nil {
 		return tree.Tree{}, err
@@ -199,7 +205,7 @@ if [ -x /usr/bin/mount ]; then
 	mount --bind /proc/sys /proc/sys
 	mount -o remount,bind,ro /proc/sys
 fi
-drop=-sys_module,-sys_time,-sys_boot,-sys_rawio,-sys_pacct,-syslog,-wake_alarm,-block_suspend,-audit_control,-mac_admin,-mac_override
+drop=-sys_module,-sys_time,-sys_boot,-sys_rawio,-sys_pacct,-syslog,-wake_alarm,-block_suspend,-audit_control,-mac_admin,-mac_override,-sys_admin,-sys_ptrace,-mknod,-net_admin,-bpf,-perfmon,-linux_immutable
 exec setpriv --bounding-set=$drop --inh-caps=-all -- /bin/sh -e /run/roost/script
 `
 
@@ -208,7 +214,7 @@ func environment() []string {
 	return []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "TZ=UTC", "TERM=dumb", "SHELL=/bin/sh",
-		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", tree.FileTime.Unix()),
+		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", tree.FileTime),
 		"DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true", "DEBCONF_NOWARNINGS=yes",
 		"SYSTEMD_OFFLINE=1", "PYTHONHASHSEED=0", "PERL_HASH_SEED=0", "INITRD=No",
 	}

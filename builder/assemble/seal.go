@@ -156,7 +156,7 @@ func shadowLine(have, form string, fields []string) string {
 	case len(fields) == 4: // a group
 		return fmt.Sprintf(form, fields[0], fields[3])
 	}
-	return fmt.Sprintf(form, fields[0], tree.FileTime.Unix()/86400)
+	return fmt.Sprintf(form, fields[0], tree.FileTime/86400)
 }
 
 // writeSysusers ships the accounts of our table that the image has.

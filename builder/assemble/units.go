@@ -61,7 +61,7 @@ func parseInstall(text []byte, instance string) install {
 			continue
 		}
 		value = strings.ReplaceAll(value, "%i", instance)
-		words := strings.Fields(value)
+		words := slices.DeleteFunc(strings.Fields(value), func(w string) bool { return !isUnitName(w) })
 		switch strings.TrimSpace(key) {
 		case "WantedBy":
 			in.links = append(in.links, suffixed(words, ".wants")...)
@@ -74,10 +74,17 @@ func parseInstall(text []byte, instance string) install {
 		case "Also":
 			in.also = append(in.also, words...)
 		case "DefaultInstance":
-			in.defaultInstance = strings.TrimSpace(value)
+			if len(words) == 1 {
+				in.defaultInstance = words[0]
+			}
 		}
 	}
 	return in
+}
+
+// isUnitName refuses what could be no file of its own in a directory of units.
+func isUnitName(s string) bool {
+	return s != "." && s != ".." && len(s) < 256 && !strings.ContainsAny(s, "/\x00")
 }
 
 func suffixed(words []string, suffix string) []string {

@@ -9,7 +9,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/therootcompany/xz"
+
+	"roost/builder/deb/xz"
 )
 
 // Memory that a stream may ask a decoder for. xz -9 needs 64 MiB; Debian builds with -6, which needs 8 MiB.

@@ -196,12 +196,12 @@ func TestUKI(t *testing.T) {
 	}
 }
 
-// unpack reads a newc archive: "mode content" by name. It fails where a parent comes after what is in it, which the kernel
+// unpack reads a newc archive: "mode content" by name, and what is behind it. It fails where a parent comes after what is in it, which the kernel
 // would not forgive.
-func unpack(t *testing.T, archive string) map[string]string {
+func unpack(t *testing.T, archive string) (files map[string]string, rest string) {
 	t.Helper()
-	files := map[string]string{}
-	for rest := archive; ; {
+	files, rest = map[string]string{}, archive
+	for {
 		if len(rest) < 110 || rest[:6] != "070701" {
 			t.Fatalf("no header %d bytes before the end", len(rest))
 		}
@@ -216,7 +216,7 @@ func unpack(t *testing.T, archive string) map[string]string {
 		name := rest[110 : 110+nameSize-1]
 		rest = rest[(110+nameSize+3)/4*4:]
 		if name == "TRAILER!!!" {
-			return files
+			return files, rest
 		}
 		if _, ok := files[filepath.Dir(name)]; filepath.Dir(name) != "." && !ok {
 			t.Errorf("%s comes before its directory", name)
@@ -244,7 +244,23 @@ func TestInitrd(t *testing.T) {
 			in := w.input(files())
 			in.InitrdModules = tt.rules
 			a := w.pack(in)
-			files := unpack(t, run(t, "zstd", "-dc", a.Initrd.Path))
+			archive, err := os.ReadFile(a.Initrd.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files, rest := unpack(t, string(archive))
+			if text := files["etc/initrd-release"]; !strings.Contains(text, "\nIMAGE_VERSION=1\n") || !strings.HasSuffix(text, fmt.Sprintf("\nROOST_CREATED=%d\n", created.Unix())) {
+				t.Errorf("initrd-release is %q", text)
+			}
+			rest = strings.TrimLeft(rest, "\x00")
+			if (len(archive)-len(rest))%4 != 0 {
+				t.Error("the second archive does not start at a multiple of 4")
+			}
+			packed := filepath.Join(t.TempDir(), "main.zst")
+			if err := os.WriteFile(packed, []byte(rest), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			files, _ = unpack(t, run(t, "zstd", "-dc", packed))
 			var got []string
 			for name := range files {
 				if strings.HasSuffix(name, ".ko") {

@@ -33,9 +33,9 @@ func OpenStore(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
-// FileTime is the modification time of every file of the store, 1 January 2025: a file that is linked or copied from it
-// cannot tell when a cache was filled.
-var FileTime = time.Unix(1735689600, 0)
+// FileTime is the modification time of every file of the store in Unix seconds, 1 January 2025: a file that is linked or
+// copied from it cannot tell when a cache was filled.
+const FileTime = 1735689600
 
 // Path returns where the content d is, or would be, as a plain file. Nobody may write to it.
 func (s *Store) Path(d images.Digest) string {
@@ -108,7 +108,8 @@ func (s *Store) publish(name string, write func(*os.File) error) error {
 
 // finish closes f with the mode and the time that all files of the store have.
 func finish(f *os.File) error {
-	return errors.Join(f.Chmod(0o644), os.Chtimes(f.Name(), FileTime, FileTime), f.Close())
+	when := time.Unix(FileTime, 0)
+	return errors.Join(f.Chmod(0o644), os.Chtimes(f.Name(), when, when), f.Close())
 }
 
 func (s *Store) moveIn(from, to string) error {
@@ -172,32 +173,29 @@ func (r *checkedReader) Close() error { return r.file.Close() }
 // SaveTree keeps t under key, which names what t was made of.
 func (s *Store) SaveTree(key images.Digest, t Tree) error {
 	b := t.Encode()
-	return s.publish(s.treePath(key), func(f *os.File) error {
+	if err := s.publish(s.treePath(key), func(f *os.File) error {
 		sum := sha256.Sum256(b)
 		if _, err := f.Write(sum[:]); err != nil {
 			return err
 		}
 		_, err := f.Write(b)
 		return err
-	})
+	}); err != nil {
+		return err
+	}
+	now := time.Now()
+	return os.Chtimes(s.treePath(key), now, now)
 }
 
 // LoadTree returns the tree kept under key. It is found only if every content it names is there too; a damaged record
 // counts as not found.
 func (s *Store) LoadTree(ctx context.Context, key images.Digest) (Tree, bool, error) {
-	b, err := os.ReadFile(s.treePath(key))
-	if errors.Is(err, fs.ErrNotExist) {
+	t, ok := s.peek(s.treePath(key))
+	if !ok {
+		return Tree{}, false, ctx.Err()
+	}
+	if now := time.Now(); os.Chtimes(s.treePath(key), now, now) != nil { // Prune reads when a tree was last used
 		return Tree{}, false, nil
-	}
-	if err != nil {
-		return Tree{}, false, fmt.Errorf("cannot load tree: %w", err)
-	}
-	if len(b) < sha256.Size || sha256.Sum256(b[sha256.Size:]) != [sha256.Size]byte(b[:sha256.Size]) {
-		return Tree{}, false, nil
-	}
-	t, err := Decode(b[sha256.Size:])
-	if err != nil {
-		return Tree{}, false, nil // an older form, after an upgrade
 	}
 	for _, e := range t.entries {
 		if e.Type == File && !s.Has(e.Blob, e.Size) {
@@ -205,6 +203,16 @@ func (s *Store) LoadTree(ctx context.Context, key images.Digest) (Tree, bool, er
 		}
 	}
 	return t, true, ctx.Err()
+}
+
+// peek reads a tree's record; one that is missing, damaged or of an older form is not there.
+func (s *Store) peek(name string) (Tree, bool) {
+	b, err := os.ReadFile(name)
+	if err != nil || len(b) < sha256.Size || sha256.Sum256(b[sha256.Size:]) != [sha256.Size]byte(b[:sha256.Size]) {
+		return Tree{}, false
+	}
+	t, err := Decode(b[sha256.Size:])
+	return t, err == nil
 }
 
 func (s *Store) treePath(key images.Digest) string {

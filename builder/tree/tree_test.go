@@ -6,9 +6,11 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"roost/builder/tree"
 	"roost/images"
@@ -302,5 +304,51 @@ func TestNewSorts(t *testing.T) {
 	slices.Reverse(reversed)
 	if mustTree(t, reversed...).Digest() != everything(t).Digest() {
 		t.Error("the order of entries shows in the digest")
+	}
+}
+
+func TestPrune(t *testing.T) {
+	ctx := context.Background()
+	where := t.TempDir()
+	s, err := tree.OpenStore(where)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]images.Digest{}
+	for _, name := range []string{"old", "new"} {
+		for _, content := range []string{name, "shared"} {
+			if _, err := s.PutBytes([]byte(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		hourAgo := time.Now().Add(-time.Hour)
+		if err := filepath.WalkDir(filepath.Join(where, "trees"), func(name string, _ os.DirEntry, err error) error {
+			return errors.Join(err, os.Chtimes(name, hourAgo, hourAgo))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		keys[name] = images.DigestOf([]byte(name))
+		if err := s.SaveTree(keys[name], mustTree(t, dir("/"), file("/f", name), file("/s", "shared"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.PutBytes([]byte("named by nothing")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Scratch("left-"); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := s.Prune(ctx, time.Now().Add(-time.Minute))
+	if err != nil || removed.Files != 3 {
+		t.Errorf("Prune removed %d files, %v; want the old tree, its content and the unnamed one", removed.Files, err)
+	}
+	if _, ok, _ := s.LoadTree(ctx, keys["old"]); ok {
+		t.Error("the old tree is still there")
+	}
+	if _, ok, err := s.LoadTree(ctx, keys["new"]); !ok || err != nil {
+		t.Errorf("the new tree is gone: %v", err)
+	}
+	if u, err := s.Usage(); err != nil || u.Files != 3 {
+		t.Errorf("%d files are left, %v; want one tree and two contents", u.Files, err)
 	}
 }

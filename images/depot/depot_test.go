@@ -24,10 +24,25 @@ import (
 // allowAll is the Allow of a registry that takes every push.
 func allowAll(*http.Request, bool, string) error { return nil }
 
+// tempDir is t.TempDir in memory where there is such a place: these tests sync thousands of times.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "depot-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // newRegistry serves a new directory and returns its host and the directory.
 func newRegistry(t *testing.T) (host, dir string) {
 	t.Helper()
-	dir = filepath.Join(t.TempDir(), "registry")
+	dir = filepath.Join(tempDir(t), "registry")
 	g, err := depot.NewRegistry(dir, depot.RegistryConfig{Allow: allowAll})
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +55,7 @@ func newRegistry(t *testing.T) (host, dir string) {
 // TestContract runs one suite on every kind of depot that can be written.
 func TestContract(t *testing.T) {
 	kinds := map[string]func(t *testing.T) string{
-		"layout": func(t *testing.T) string { return "oci:" + filepath.Join(t.TempDir(), "layout") },
+		"layout": func(t *testing.T) string { return "oci:" + filepath.Join(tempDir(t), "layout") },
 		"registry": func(t *testing.T) string {
 			host, _ := newRegistry(t)
 			return "docker://" + host
@@ -160,7 +175,7 @@ var contract = map[string]func(t *testing.T, ref string){
 	"copy and export": func(t *testing.T, ref string) {
 		key := releasetest.Key(t)
 		r := depottest.Publish(t, ref, imagestest.Release("edge", "1"), key)
-		file := filepath.Join(t.TempDir(), "edge.roost")
+		file := filepath.Join(tempDir(t), "edge.roost")
 		if err := depot.Export(context.Background(), file, depot.CopyOptions{}, r); err != nil {
 			t.Fatal(err)
 		}
@@ -170,7 +185,7 @@ var contract = map[string]func(t *testing.T, ref string){
 		}
 		checkParts(t, archived)
 		host, _ := newRegistry(t)
-		for _, to := range []string{"oci:" + filepath.Join(t.TempDir(), "copy"), "docker://" + host + "/site/edge"} {
+		for _, to := range []string{"oci:" + filepath.Join(tempDir(t), "copy"), "docker://" + host + "/site/edge"} {
 			last := depot.Progress{}
 			copied, err := depot.Copy(context.Background(), archived, depottest.Open(t, to), depot.CopyOptions{Progress: func(p depot.Progress) { last = p }})
 			if err != nil {
@@ -231,7 +246,7 @@ func readAll(t *testing.T, r io.ReadCloser) []byte {
 
 func TestExportIsReproducible(t *testing.T) {
 	key := releasetest.Key(t)
-	dir := t.TempDir()
+	dir := tempDir(t)
 	r := depottest.Publish(t, "oci:"+filepath.Join(dir, "layout"), imagestest.Release("edge", "1"), key)
 	var files [2][]byte
 	for i, name := range []string{"a", "b"} {
@@ -260,7 +275,7 @@ func mustRead(t *testing.T, file string) []byte {
 
 // TestTruncatedArchive cuts an archive at every 512 bytes: it is refused when opened, or when the missing part is read.
 func TestTruncatedArchive(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	r := depottest.Publish(t, "oci:"+filepath.Join(dir, "layout"), imagestest.Release("edge", "1"), releasetest.Key(t))
 	whole := filepath.Join(dir, "whole")
 	if err := depot.Export(context.Background(), whole, depot.CopyOptions{}, r); err != nil {
@@ -281,7 +296,7 @@ func TestTruncatedArchive(t *testing.T) {
 
 // TestDamagedArchive flips one byte in each part of an archive.
 func TestDamagedArchive(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	r := depottest.Publish(t, "oci:"+filepath.Join(dir, "layout"), imagestest.Release("edge", "1"), releasetest.Key(t))
 	file := filepath.Join(dir, "file")
 	if err := depot.Export(context.Background(), file, depot.CopyOptions{}, r); err != nil {
@@ -309,7 +324,7 @@ func TestDamagedArchive(t *testing.T) {
 		if _, err := io.ReadAll(body); !errors.Is(err, depot.ErrCorrupt) {
 			t.Errorf("part %s: got %v, want ErrCorrupt", kind, err)
 		}
-		to := depottest.Open(t, "oci:"+filepath.Join(t.TempDir(), "copy"))
+		to := depottest.Open(t, "oci:"+filepath.Join(tempDir(t), "copy"))
 		if _, err := depot.Copy(context.Background(), damaged, to, depot.CopyOptions{}); !errors.Is(err, depot.ErrCorrupt) {
 			t.Errorf("copy with damaged %s: got %v, want ErrCorrupt", kind, err)
 		}
@@ -320,7 +335,7 @@ func TestDamagedArchive(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	dir := t.TempDir()
+	dir := tempDir(t)
 	if err := os.WriteFile(filepath.Join(dir, "something"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +354,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Errorf("missing layout without Create: %v", err)
 	}
 	archive := filepath.Join(dir, "archive")
-	r := depottest.Publish(t, "oci:"+filepath.Join(t.TempDir(), "layout"), imagestest.Release("edge", "1"), nil)
+	r := depottest.Publish(t, "oci:"+filepath.Join(tempDir(t), "layout"), imagestest.Release("edge", "1"), nil)
 	if err := depot.Export(context.Background(), archive, depot.CopyOptions{}, r); err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +364,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "layout")
+	dir := filepath.Join(tempDir(t), "layout")
 	r := depottest.Publish(t, "oci:"+dir, imagestest.Release("edge", "1"), releasetest.Key(t))
 	for _, deep := range []bool{false, true} {
 		if problems, err := depot.Check(dir, deep); err != nil || len(problems) > 0 {

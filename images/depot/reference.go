@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -14,7 +15,9 @@ import (
 //	oci:DIR[:NAME[:VERSION]]          a layout directory, as containers/image writes it
 //	archive:FILE[:NAME[:VERSION]]     a single-file archive
 //	[docker://]HOST[/REPOSITORY[:VERSION|@DIGEST]]   a registry; HOST has a dot, a port or is localhost
-//	/DIR, ./DIR, /FILE.tar …          a path; a directory is a layout, a file an archive
+//	/DIR, ./DIR, out/DIR, ./FILE …    a path; a directory is a layout, a file an archive
+//
+// What has a '/' but no host before it is a path; one word alone is refused, as it may be meant as NAME or as DIR.
 type Reference struct {
 	Kind       Kind
 	Path       string        // of the directory or file
@@ -57,7 +60,17 @@ func parseReference(s string) (Reference, error) {
 	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") || s == "." || s == ".." {
 		return parsePath(kindPath, s)
 	}
-	return parseRegistry(strings.TrimPrefix(s, "docker://"))
+	if rest, ok := strings.CutPrefix(s, "docker://"); ok {
+		return parseRegistry(rest)
+	}
+	first, _, ok := strings.Cut(s, "/")
+	if !ok {
+		return Reference{}, errForm // NAME:VERSION looks like HOST:PORT
+	}
+	if !hasHost(first) {
+		return parsePath(kindPath, s)
+	}
+	return parseRegistry(s)
 }
 
 func parsePath(kind Kind, s string) (Reference, error) {
@@ -82,6 +95,14 @@ var repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/
 // tagPattern is the grammar of tags there.
 var tagPattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 
+// hasHost tells a registry's host from a directory, as container tools do.
+func hasHost(s string) bool { return strings.ContainsAny(s, ".:") || s == "localhost" }
+
+// hostPattern is a name or an address, with an optional port.
+var hostPattern = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?$`)
+
+var errForm = errors.New("want oci:DIR, archive:FILE, a path with a /, or HOST/REPOSITORY with a dot or port in HOST")
+
 const maxRepository = 255
 
 func validRepository(s string) bool {
@@ -91,10 +112,10 @@ func validTag(s string) bool { return tagPattern.MatchString(s) }
 
 func parseRegistry(s string) (Reference, error) {
 	host, rest, _ := strings.Cut(s, "/")
-	if !strings.ContainsAny(host, ".:") && host != "localhost" {
-		return Reference{}, fmt.Errorf("want oci:DIR, archive:FILE, a path that starts with / or ./, or HOST/REPOSITORY with a dot or port in HOST")
+	if !hasHost(host) {
+		return Reference{}, errForm
 	}
-	if strings.ContainsAny(host, "@?#% \\") || strings.HasPrefix(host, ":") || strings.HasPrefix(host, ".") {
+	if !hostPattern.MatchString(host) {
 		return Reference{}, fmt.Errorf("%q is no host", host)
 	}
 	r := Reference{Kind: KindRegistry, Host: host}
@@ -116,8 +137,9 @@ func parseRegistry(s string) (Reference, error) {
 	return r, r.checkVersion()
 }
 
+// checkVersion accepts a version or the tag that stands for it.
 func (r Reference) checkVersion() error {
-	if r.Version == "" || strings.HasPrefix(r.Version, "_") {
+	if r.Version == "" || validTag(r.Version) {
 		return nil
 	}
 	_, err := images.ParseVersion(r.Version)

@@ -98,6 +98,9 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (g *Registry) serve(w http.ResponseWriter, r *http.Request) error {
 	q, ok := parseRoute(r.URL.Path)
+	if !ok && r.Method == http.MethodPut {
+		return faultf(http.StatusBadRequest, "NAME_INVALID", "no such repository, tag or digest can be")
+	}
 	if !ok {
 		return faultf(http.StatusNotFound, "NAME_UNKNOWN", "no such endpoint")
 	}
@@ -327,11 +330,11 @@ func (g *Registry) referrers(w http.ResponseWriter, r *http.Request, q route) er
 		if err != nil {
 			continue // damaged; the check at the start has said so
 		}
-		subject, artifactType := subjectOf(data)
-		if subject != images.Digest(q.argument) || (filter != "" && artifactType != filter) {
+		subject, d := subjectOf(data)
+		if subject != images.Digest(q.argument) || (filter != "" && d.ArtifactType != filter) {
 			continue
 		}
-		d := release.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: m.Size, ArtifactType: artifactType}
+		d.MediaType, d.Digest, d.Size = m.MediaType, m.Digest, m.Size
 		if !slices.ContainsFunc(list, func(x release.Descriptor) bool { return x.Digest == d.Digest }) {
 			list = append(list, d)
 		}
@@ -347,20 +350,21 @@ func (g *Registry) referrers(w http.ResponseWriter, r *http.Request, q route) er
 	return nil
 }
 
-// subjectOf returns what a manifest refers to and what it is: its artifact type, else its config's media type.
-func subjectOf(manifest []byte) (subject images.Digest, artifactType string) {
+// subjectOf returns what a manifest refers to, and its own artifact type (else its config's media type) and annotations.
+func subjectOf(manifest []byte) (images.Digest, release.Descriptor) {
 	var m struct {
 		ArtifactType string              `json:"artifactType"`
 		Config       release.Descriptor  `json:"config"`
 		Subject      *release.Descriptor `json:"subject"`
+		Annotations  map[string]string   `json:"annotations"`
 	}
 	if err := images.DecodeJSON(manifest, &m); err != nil || m.Subject == nil {
-		return "", ""
+		return "", release.Descriptor{}
 	}
 	if m.ArtifactType == "" {
 		m.ArtifactType = m.Config.MediaType
 	}
-	return m.Subject.Digest, m.ArtifactType
+	return m.Subject.Digest, release.Descriptor{ArtifactType: m.ArtifactType, Annotations: m.Annotations}
 }
 
 func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, q route) error {

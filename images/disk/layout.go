@@ -23,6 +23,10 @@ const (
 	DefaultVerity int64 = 96 << 20
 )
 
+// FreshMark stands at the start of a state partition that was never formatted. Only where it stands does the first boot
+// make a file system.
+const FreshMark = "roost-fresh-v1\n"
+
 const (
 	align    = 1 << 20 // partitions start at whole MiB
 	minState = 64 << 20

@@ -3,6 +3,8 @@ package release
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
+	"strings"
 
 	"roost/images"
 )
@@ -185,7 +187,8 @@ func ParseIndex(data []byte) (Index, error) {
 	return Index{Manifests: x.Manifests}, nil
 }
 
-// Blobs returns the config and the layers of any OCI image manifest: what must be copied with it.
+// Blobs returns the config and the layers of any OCI image manifest: what must be copied with it. Layers that the image
+// specification calls non-distributable are elsewhere by definition.
 func Blobs(manifest []byte) ([]Descriptor, error) {
 	m := new(manifestJSON)
 	if err := images.DecodeJSON(manifest, m); err != nil {
@@ -195,6 +198,7 @@ func Blobs(manifest []byte) ([]Descriptor, error) {
 		return nil, fmt.Errorf("cannot parse manifest: want an OCI image manifest")
 	}
 	blobs := append([]Descriptor{m.Config}, m.Layers...)
+	blobs = slices.DeleteFunc(blobs, func(d Descriptor) bool { return strings.Contains(d.MediaType, ".nondistributable.") })
 	for _, d := range blobs {
 		if _, err := images.ParseDigest(string(d.Digest)); err != nil {
 			return nil, fmt.Errorf("cannot parse manifest: %w", err)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	pin "github.com/pin/tftp/v3"
+
+	"roost/pxe/tftp/tftptest"
 )
 
 // BenchmarkThroughput moves one 32 MiB file over loopback: our windows, our lockstep through pin/tftp, pin/tftp alone, and the
@@ -59,8 +61,8 @@ func BenchmarkThroughput(b *testing.B) {
 				var work sync.WaitGroup
 				for range c.clients {
 					work.Go(func() {
-						k := &client{conn: listen(b), server: c.server, name: "uki.efi", options: options}
-						if got, err := k.fetch(); err != nil || !bytes.Equal(got, content) {
+						k := &tftptest.Client{Conn: listen(b), Server: c.server, Name: "uki.efi", Options: options}
+						if got, err := k.Fetch(); err != nil || !bytes.Equal(got, content) {
 							b.Errorf("%d bytes, %v", len(got), err)
 						}
 					})
@@ -125,8 +127,8 @@ func external(b *testing.B, at netip.AddrPort, name string, arguments ...string)
 		_ = command.Wait()
 	})
 	for range 50 {
-		k := &client{conn: listen(b), server: at, name: "uki.efi", options: []string{"tsize", "0"}, probe: true, timeout: 100 * time.Millisecond}
-		if _, err := k.fetch(); err == nil {
+		k := &tftptest.Client{Conn: listen(b), Server: at, Name: "uki.efi", Options: []string{"tsize", "0"}, Probe: true, Timeout: 100 * time.Millisecond}
+		if _, err := k.Fetch(); err == nil {
 			return at
 		}
 	}

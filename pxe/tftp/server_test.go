@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"roost/pxe/tftp/tftptest"
 )
 
 // memory is a file in memory that counts how often it was opened and is open.
@@ -137,15 +139,15 @@ func TestTransfers(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d %s", c.size, c.options), func(t *testing.T) {
 			r := serve(t, c.size, Config{MaxBlock: 1468})
-			k := &client{conn: listen(t), server: r.addr, name: "uki.efi", options: strings.Fields(c.options)}
-			got, err := k.fetch()
+			k := &tftptest.Client{Conn: listen(t), Server: r.addr, Name: "uki.efi", Options: strings.Fields(c.options)}
+			got, err := k.Fetch()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got, r.content) {
 				t.Errorf("%d bytes arrived, not those of the %d sent", len(got), c.size)
 			}
-			if oack := fmt.Sprint(k.oack); oack != c.oack {
+			if oack := fmt.Sprint(k.OACK); oack != c.oack {
 				t.Errorf("granted %s, want %s", oack, c.oack)
 			}
 			if report := r.outcome(t, Done, Failed); report.Outcome != Done || report.Sent != int64(c.size) {
@@ -200,9 +202,9 @@ func TestRefusals(t *testing.T) {
 func TestSizeProbeIsCheapAndNoFailure(t *testing.T) {
 	for _, options := range []string{"tsize 0 blksize 1468 windowsize 4", "tsize 0 blksize 1432"} {
 		r := serve(t, 1_000_000, Config{})
-		k := &client{conn: listen(t), server: r.addr, name: "uki.efi", options: strings.Fields(options), probe: true}
-		if _, err := k.fetch(); err != nil || k.oack["tsize"] != "1000000" {
-			t.Fatalf("%s: granted %v, %v", options, k.oack, err)
+		k := &tftptest.Client{Conn: listen(t), Server: r.addr, Name: "uki.efi", Options: strings.Fields(options), Probe: true}
+		if _, err := k.Fetch(); err != nil || k.OACK["tsize"] != "1000000" {
+			t.Fatalf("%s: granted %v, %v", options, k.OACK, err)
 		}
 		if report := r.outcome(t, Done, Failed, Probed); report.Outcome != Probed || report.Err != nil {
 			t.Errorf("%s: reported %+v", options, report)
@@ -219,18 +221,18 @@ func TestForgedSourceGainsNothing(t *testing.T) {
 		t.Run(options, func(t *testing.T) {
 			m := &memory{content: random(1_000_000)}
 			r := serve(t, 0, Config{Timeout: 20 * time.Millisecond, Find: func(context.Context, netip.AddrPort, string) (File, error) { return m.file(), nil }})
-			k := &client{name: "roost-0123456789ab.efi", options: strings.Fields(options), conn: listen(t)}
-			request := k.request()
-			if _, err := k.conn.WriteTo(request, net.UDPAddrFromAddrPort(r.addr)); err != nil {
+			k := &tftptest.Client{Name: "roost-0123456789ab.efi", Options: strings.Fields(options), Conn: listen(t)}
+			request := k.Request()
+			if _, err := k.Conn.WriteTo(request, net.UDPAddrFromAddrPort(r.addr)); err != nil {
 				t.Fatal(err)
 			}
 			if report := r.outcome(t, Done, Failed, Probed); report.Outcome != Failed {
 				t.Errorf("reported %+v", report)
 			}
 			received, buffer := 0, make([]byte, 65536)
-			_ = k.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			_ = k.Conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 			for {
-				n, _, err := k.conn.ReadFrom(buffer)
+				n, _, err := k.Conn.ReadFrom(buffer)
 				if err != nil {
 					break
 				}
@@ -246,19 +248,19 @@ func TestForgedSourceGainsNothing(t *testing.T) {
 func TestBounds(t *testing.T) {
 	r := serve(t, 1_000_000, Config{PerHost: 2, Timeout: 50 * time.Millisecond})
 	for range 3 {
-		k := &client{name: "uki.efi", options: []string{"windowsize", "4"}, conn: listen(t)}
-		if _, err := k.conn.WriteTo(k.request(), net.UDPAddrFromAddrPort(r.addr)); err != nil {
+		k := &tftptest.Client{Name: "uki.efi", Options: []string{"windowsize", "4"}, Conn: listen(t)}
+		if _, err := k.Conn.WriteTo(k.Request(), net.UDPAddrFromAddrPort(r.addr)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := k.conn.WriteTo(k.request(), net.UDPAddrFromAddrPort(r.addr)); err != nil { // a repeat is not a second transfer
+		if _, err := k.Conn.WriteTo(k.Request(), net.UDPAddrFromAddrPort(r.addr)); err != nil { // a repeat is not a second transfer
 			t.Fatal(err)
 		}
 	}
 	r.outcome(t, Busy)
 	r.outcome(t, Failed)
 	r.outcome(t, Failed)
-	k := &client{conn: listen(t), server: r.addr, name: "uki.efi"}
-	if got, err := k.fetch(); err != nil || !bytes.Equal(got, r.content) {
+	k := &tftptest.Client{Conn: listen(t), Server: r.addr, Name: "uki.efi"}
+	if got, err := k.Fetch(); err != nil || !bytes.Equal(got, r.content) {
 		t.Errorf("after the others ended: %d bytes, %v", len(got), err)
 	}
 }
@@ -268,8 +270,8 @@ func TestOpenError(t *testing.T) {
 		r := serve(t, 1, Config{Find: func(context.Context, netip.AddrPort, string) (File, error) {
 			return File{Size: 1, Open: func() (io.ReadSeekCloser, error) { return nil, os.ErrPermission }}, nil
 		}})
-		k := &client{conn: listen(t), server: r.addr, name: "uki.efi", options: strings.Fields(options)}
-		if _, err := k.fetch(); err == nil || !strings.HasPrefix(err.Error(), "error ") {
+		k := &tftptest.Client{Conn: listen(t), Server: r.addr, Name: "uki.efi", Options: strings.Fields(options)}
+		if _, err := k.Fetch(); err == nil || !strings.HasPrefix(err.Error(), "error ") {
 			t.Errorf("%q: client sees %v", options, err)
 		}
 		if report := r.outcome(t, Done, Failed); report.Outcome != Failed || !errors.Is(report.Err, os.ErrPermission) {
@@ -295,8 +297,8 @@ func TestManyClients(t *testing.T) {
 	var work sync.WaitGroup
 	for i := range clients {
 		work.Go(func() {
-			k := &client{conn: listen(t), server: r.addr, name: fmt.Sprintf("file-%d", i), options: []string{"blksize", "1468", "windowsize", fmt.Sprint(i % 17)}}
-			got, err := k.fetch()
+			k := &tftptest.Client{Conn: listen(t), Server: r.addr, Name: fmt.Sprintf("file-%d", i), Options: []string{"blksize", "1468", "windowsize", fmt.Sprint(i % 17)}}
+			got, err := k.Fetch()
 			if err != nil || !bytes.Equal(got, files[i].content) {
 				t.Errorf("client %d: %d bytes, %v", i, len(got), err)
 			}
@@ -347,18 +349,18 @@ func (l *lossy) Read(b []byte) (int, error) {
 }
 
 // deliverOver sends content through a shim and returns how long it took.
-func deliverOver(t testing.TB, content []byte, window int, shim func(net.Conn) net.Conn, k *client) time.Duration {
+func deliverOver(t testing.TB, content []byte, window int, shim func(net.Conn) net.Conn, k *tftptest.Client) time.Duration {
 	t.Helper()
-	k.conn, k.timeout = listen(t), 2*time.Second
+	k.Conn, k.Timeout = listen(t), 2*time.Second
 	server := listen(t)
 	address := server.LocalAddr().(*net.UDPAddr)
 	_ = server.Close()
-	conn, err := net.DialUDP("udp4", address, k.conn.LocalAddr().(*net.UDPAddr))
+	conn, err := net.DialUDP("udp4", address, k.Conn.LocalAddr().(*net.UDPAddr))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close() //nolint:errcheck // test
-	k.peer = address
+	k.Peer = address
 	r := request{blockSize: 1468, window: window}
 	m := &memory{content: content}
 	transfer := &transfer{conn: shim(conn), block: r.blockSize, window: window, timeout: time.Second}
@@ -368,14 +370,14 @@ func deliverOver(t testing.TB, content []byte, window int, shim func(net.Conn) n
 			t.Errorf("server: %d bytes, %v", n, err)
 		}
 	})
-	k.server = address.AddrPort()
+	k.Server = address.AddrPort()
 	begun := time.Now()
-	got, err := k.fetch()
+	got, err := k.Fetch()
 	took := time.Since(begun)
 	if err != nil || !bytes.Equal(got, content) {
 		t.Errorf("client: %d bytes, %v", len(got), err)
 	}
-	_ = k.conn.Close()
+	_ = k.Conn.Close()
 	sent.Wait()
 	return took
 }
@@ -394,7 +396,7 @@ func TestLossAndReordering(t *testing.T) {
 			t.Parallel()
 			took := deliverOver(t, content, c.window, func(conn net.Conn) net.Conn {
 				return &lossy{Conn: conn, random: rand.New(rand.NewPCG(7, uint64(c.window))), loss: c.loss, swap: c.swap}
-			}, &client{})
+			}, &tftptest.Client{})
 			t.Logf("2 MiB in %v", took)
 			if took > c.most {
 				t.Errorf("took %v, want at most %v", took, c.most)
@@ -408,10 +410,10 @@ func TestNoSorcerersApprentice(t *testing.T) {
 	content := random(1 << 20)
 	blocks := len(content)/1468 + 1
 	for window, most := range map[int]int{1: blocks + 2, 4: blocks * 3 / 2, 16: blocks * 3 / 2} {
-		k := &client{twice: true}
+		k := &tftptest.Client{Twice: true}
 		deliverOver(t, content, window, func(c net.Conn) net.Conn { return c }, k)
-		if k.packets > most {
-			t.Errorf("window %d: %d packets for %d blocks", window, k.packets, blocks)
+		if k.Packets > most {
+			t.Errorf("window %d: %d packets for %d blocks", window, k.Packets, blocks)
 		}
 	}
 }
@@ -442,4 +444,16 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("%+v in normal form reads as %+v, %v", r, again, err)
 		}
 	})
+}
+
+// listen opens a socket on loopback.
+func listen(t testing.TB) *net.UDPConn {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadBuffer(4 << 20)
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }

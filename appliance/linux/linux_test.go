@@ -1,0 +1,116 @@
+package linux
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func tree(t *testing.T, files map[string]string) Machine {
+	t.Helper()
+	root := t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Machine{Root: root}
+}
+
+func TestBoot(t *testing.T) {
+	m := tree(t, map[string]string{
+		"run/roost/boot.json":            `{"origin":"network","rootHash":"ab","mac":"52:54:00:00:00:01","bootServer":"http://10.77.0.1:8069","site":{"name":"lab","controller":"https://10.77.0.1:7443","caFingerprint":"sha256:aa"}}`,
+		"proc/sys/kernel/random/boot_id": "0a1b2c3d-0000-4000-8000-00000000abcd\n",
+		"proc/uptime":                    "12.50 20.00\n",
+	})
+	boot, err := m.Boot()
+	if err != nil || boot.Origin != "network" || boot.Site.CAFingerprint != "sha256:aa" {
+		t.Errorf("boot %+v, %v", boot, err)
+	}
+	if id, err := m.BootID(); err != nil || id != "0a1b2c3d000040008000"+"00000000abcd" {
+		t.Errorf("boot id %q, %v", id, err)
+	}
+	if up, err := m.Uptime(); err != nil || up != 12500*time.Millisecond {
+		t.Errorf("uptime %v, %v", up, err)
+	}
+	if _, err := tree(t, nil).Boot(); err == nil {
+		t.Error("a missing record is no error")
+	}
+	if _, err := parseBoot([]byte(`{"origin":"moon"}`)); err == nil {
+		t.Error("an unknown origin is accepted")
+	}
+}
+
+func TestSecureBoot(t *testing.T) {
+	const dir, guid = "sys/firmware/efi/efivars/", "-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+	for _, test := range []struct {
+		files map[string]string
+		want  string
+	}{
+		{nil, "unsupported"},
+		{map[string]string{dir + "SecureBoot" + guid: "\x06\x00\x00\x00\x01", dir + "SetupMode" + guid: "\x06\x00\x00\x00\x00"}, "enabled"},
+		{map[string]string{dir + "SecureBoot" + guid: "\x06\x00\x00\x00\x00", dir + "SetupMode" + guid: "\x06\x00\x00\x00\x00"}, "disabled"},
+		{map[string]string{dir + "SecureBoot" + guid: "\x06\x00\x00\x00\x00", dir + "SetupMode" + guid: "\x06\x00\x00\x00\x01"}, "setup"},
+		{map[string]string{dir + "SecureBoot" + guid: "\x06"}, "unsupported"},
+	} {
+		if got := tree(t, test.files).SecureBoot(); got != test.want {
+			t.Errorf("%v: got %s, want %s", test.files, got, test.want)
+		}
+	}
+}
+
+func TestPstore(t *testing.T) {
+	m := tree(t, map[string]string{
+		"var/lib/systemd/pstore/1700000000/dmesg.txt": "old panic",
+		"sys/fs/pstore/dmesg-efi-1":                   "new panic",
+		"sys/fs/pstore/dmesg-efi-2":                   " \n",
+		"sys/fs/pstore/console-ramoops":               "no",
+	})
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(m.path("var/lib/systemd/pstore/1700000000/dmesg.txt"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Pstore()
+	if err != nil || !reflect.DeepEqual(got, []string{"new panic", "old panic"}) {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestParseJournal(t *testing.T) {
+	lines, err := parseJournal(strings.NewReader(`{"MESSAGE":"one","SYSLOG_IDENTIFIER":"kernel"}
+{"MESSAGE":[104,105,255],"_COMM":"x"}
+
+{"MESSAGE":null,"SYSLOG_IDENTIFIER":"y"}
+`))
+	if want := []string{"kernel: one", "x: hi\uFFFD", "y: "}; err != nil || !reflect.DeepEqual(lines, want) {
+		t.Errorf("got %q, %v", lines, err)
+	}
+}
+
+func FuzzParseJournal(f *testing.F) {
+	f.Add([]byte(`{"MESSAGE":"one","SYSLOG_IDENTIFIER":"kernel"}`))
+	f.Add([]byte(`{"MESSAGE":[1,2,300,-1]}`))
+	f.Fuzz(func(t *testing.T, b []byte) { parseJournal(strings.NewReader(string(b))) })
+}
+
+func FuzzParseBoot(f *testing.F) {
+	f.Add([]byte(`{"origin":"disk","rootHash":"ab"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if boot, err := parseBoot(b); err == nil && boot.Origin == "" {
+			t.Error("accepted without an origin")
+		}
+	})
+}
+
+func TestTail(t *testing.T) {
+	if got := tail("one\ntwo\nthree", 8); got != "three" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -1,0 +1,229 @@
+package appliance
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"roost/appliance/api"
+	"roost/appliance/client"
+	"roost/appliance/linux"
+	"roost/appliance/trust"
+	"roost/images"
+	"roost/images/release"
+	"roost/updater"
+	"roost/updater/boot"
+	"roost/updater/install"
+	"roost/updater/slot"
+)
+
+// Places on the machine, below its root.
+const (
+	stateDir    = "var/lib/roost"
+	identityDir = stateDir + "/identity"
+	controlDir  = stateDir + "/control"
+	releaseKeys = "usr/lib/roost/trust/release.pub"
+	sitePins    = "usr/lib/roost/trust/sites"
+	gatesFile   = "gates.json"
+	apiPort     = "7443"
+)
+
+// engineHost is the machine as the update engine asks about it.
+type engineHost struct {
+	machine  linux.Machine
+	rootHash string
+	vars     boot.Variables
+}
+
+func (h *engineHost) Facts(context.Context) (updater.Facts, error) {
+	id, err := h.machine.BootID()
+	if err != nil {
+		return updater.Facts{}, err
+	}
+	uptime, err := h.machine.Uptime()
+	if err != nil {
+		return updater.Facts{}, err
+	}
+	started, err := h.vars.Started()
+	if err != nil {
+		return updater.Facts{}, err
+	}
+	return updater.Facts{Boot: id, Uptime: uptime, Architecture: runtime.GOARCH, RootHash: h.rootHash, Started: started}, nil
+}
+
+// Evidence collects what it can: a boot that ended early has left little, and nothing must keep the machine from going on.
+func (h *engineHost) Evidence(ctx context.Context, bootID string) (updater.Found, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	log, err := h.machine.Journal(ctx, bootID, 60)
+	if err != nil {
+		log = []string{"no journal: " + err.Error()}
+	}
+	records, err := h.machine.Pstore()
+	return updater.Found{Log: log, Pstore: records}, err
+}
+
+func (h *engineHost) Reboot(ctx context.Context) error { return h.machine.Reboot(ctx) }
+
+// openEngine makes the update engine of this machine.
+func openEngine(d *daemon, disk string, slots updater.Slots, fetcher updater.Fetcher, gates updater.Gates) *updater.Updater {
+	vars := boot.Variables{Dir: boot.EFIVars}
+	return &updater.Updater{
+		Journal: d.state, Fetcher: fetcher, Slots: slots, Gates: gates, Log: d.log, Now: time.Now, Pause: 5 * time.Second,
+		Boot: &boot.Partition{Device: bootPartition(vars, disk), Dir: "/run/roost/esp", Log: d.log},
+		Host: &engineHost{machine: d.machine, rootHash: d.boot.RootHash, vars: vars},
+	}
+}
+
+// bootPartition is the EFI system partition that the firmware started us from, or, where it does not say, the first of the disk.
+func bootPartition(vars boot.Variables, disk string) string {
+	if started, err := vars.Started(); err == nil && started.Partition != "" {
+		path := "/dev/disk/by-partuuid/" + started.Partition
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return partition(disk, 1)
+}
+
+// partition names a partition of a disk as the kernel does: a disk whose name ends in a digit gets a p between.
+func partition(disk string, n int) string {
+	if last := disk[len(disk)-1:]; last >= "0" && last <= "9" {
+		disk += "p"
+	}
+	return disk + strconv.Itoa(n)
+}
+
+// runningSlot is the slot whose root is mounted.
+func runningSlot(slots updater.Slots, rootHash string) string {
+	list, err := slots.Slots()
+	if err != nil {
+		return ""
+	}
+	for _, s := range list {
+		if s.RootHash == rootHash {
+			return string(s.ID)
+		}
+	}
+	return ""
+}
+
+// installer installs this machine as the site granted.
+func (d *daemon) install(ctx context.Context, key *trust.Key, a *api.Assignment, site *client.Client, progress func(done, total int64)) error {
+	keys, err := d.releaseKeys()
+	if err != nil {
+		return err
+	}
+	fetcher := &Fetcher{Registry: a.Registry, Transport: site.Transport(), Keys: keys}
+	source, err := fetcher.Open(ctx, a.Repository+"@"+string(a.Release))
+	if err != nil {
+		return err
+	}
+	files, err := installFiles(key, a, &source.Release)
+	if err != nil {
+		return err
+	}
+	path, err := filepath.EvalSymlinks(a.Disk)
+	if err != nil {
+		return fmt.Errorf("cannot install to %s: %w", a.Disk, err)
+	}
+	device, closer, err := slot.OpenDevice(path)
+	if err != nil {
+		return err
+	}
+	seed := sha256.Sum256([]byte(a.Nonce + a.Host))
+	i := &install.Installer{
+		Path: path, Device: device, Sector: d.sector(path), Formatter: install.Ext4{}, Log: d.log,
+		Progress: func(stage install.Stage, done, total int64) {
+			if stage == install.StageSlot {
+				progress(done, total)
+			}
+		},
+	}
+	if _, err := os.Stat(boot.EFIVars); err == nil {
+		i.Variables = &boot.Variables{Dir: boot.EFIVars}
+	}
+	err = i.Install(ctx, install.Request{Manifest: source.Manifest, Release: source.Release, Open: source.Open, Files: files, Wipe: a.Wipe, Seed: seed[:]})
+	return errors.Join(err, closer.Close())
+}
+
+// sector is the logical sector size of a disk in bytes.
+func (d *daemon) sector(path string) int {
+	inventory, err := d.inventory()
+	if err == nil {
+		for _, disk := range inventory.Disks {
+			if disk.Path == path {
+				return disk.Sector
+			}
+		}
+	}
+	return 0
+}
+
+// installFiles is what the installed system finds in its state at the first boot.
+func installFiles(key *trust.Key, a *api.Assignment, r *images.Release) ([]install.File, error) {
+	collected := &collector{}
+	if err := key.Save(collected, a); err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]any{configFile: a.Config, gatesFile: r.Gates} {
+		b, err := json.MarshalIndent(value, "", "  ")
+		if err != nil {
+			return nil, fmt.Errorf("cannot write %s: %w", name, err)
+		}
+		collected.files = append(collected.files, install.File{Path: strings.TrimPrefix(stateDir, "var/") + "/" + name, Mode: 0o600, Data: append(b, '\n')})
+	}
+	return collected.files, nil
+}
+
+// collector takes an identity as files for the installer.
+type collector struct{ files []install.File }
+
+// Read finds nothing: a new identity is written, not read.
+func (c *collector) Read(name string) ([]byte, error) { return nil, os.ErrNotExist }
+
+// Write keeps a file of the identity.
+func (c *collector) Write(name string, b []byte) error {
+	c.files = append(c.files, install.File{Path: strings.TrimPrefix(identityDir, "var/") + "/" + name, Mode: 0o600, Data: b})
+	return nil
+}
+
+// releaseKeys are the keys that this image trusts to sign releases.
+func (d *daemon) releaseKeys() (keys []*ecdsa.PublicKey, err error) {
+	b, err := os.ReadFile(filepath.Join("/", d.root, releaseKeys))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the image's release keys: %w", err)
+	}
+	return release.ParseKeys(b)
+}
+
+// pins are the fingerprints of site roots that this image trusts; none: the first one shown is believed.
+func (d *daemon) pins() (pins []images.Digest, err error) {
+	b, err := os.ReadFile(filepath.Join("/", d.root, sitePins))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the image's site pins: %w", err)
+	}
+	for _, line := range strings.Split(string(b), "\n") {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		pin, err := images.ParseDigest(line)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the image's site pins: %w", err)
+		}
+		pins = append(pins, pin)
+	}
+	return pins, nil
+}

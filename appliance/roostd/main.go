@@ -1,0 +1,58 @@
+// Command roostd is the appliance daemon. It is in every image; what it does there depends on what the machine is.
+//
+//	roostd run      discover, or serve as a host or controller of a site
+//	roostd render   write the generated part of /etc, before sysinit.target
+//	roostd gate     run the health gates of the running release once and print the results
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"roost/appliance"
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	if len(args) != 1 {
+		fmt.Fprintln(stderr, "usage: roostd run | render | gate")
+		return 2
+	}
+	var err error
+	switch args[0] {
+	case "run":
+		debug.SetGCPercent(50) // memory is dearer here than cycles
+		err = appliance.Run(ctx, log)
+	case "render":
+		err = appliance.Render("/", log)
+	case "gate":
+		err = appliance.PrintGates(ctx, stdout)
+	default:
+		fmt.Fprintf(stderr, "roostd: no verb %q; usage: roostd run | render | gate\n", args[0])
+		return 2
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Error("roostd stops", "error", err)
+		return 1
+	}
+	return 0
+}
+
+// withoutTime leaves the time to the journal, which has a better one.
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey && len(groups) == 0 {
+		return slog.Attr{}
+	}
+	return a
+}

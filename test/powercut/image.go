@@ -1,0 +1,263 @@
+package powercut
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"iter"
+	"math/rand/v2"
+
+	"roost/updater/slot"
+)
+
+// Mode says how what was not flushed may come apart.
+type Mode int
+
+// The modes.
+const (
+	Prefix  Mode = iota // the first writes are there whole, the rest is not
+	Subset              // any whole writes are there, in any order
+	Torn4K              // any blocks of 4096 bytes
+	Torn512             // any sectors
+)
+
+// State is one disk that a power cut may leave.
+type State struct {
+	Cut  int // entries that were issued; of those after the last flush before it, what Mode and Seed say is there
+	Mode Mode
+	Seed uint64
+}
+
+// States returns, for each flush and the end of the record, the disk as flushed; and for each stretch between flushes, as many
+// seeded states of each mode as asked for, cut at seeded places in it. A stretch without a write adds none.
+func (l *Log) States(seeds int) iter.Seq[State] {
+	return func(yield func(State) bool) {
+		start := 0
+		for i := 0; i <= len(l.Entries); i++ {
+			if i < len(l.Entries) && !l.Entries[i].Flush {
+				continue
+			}
+			random := rand.New(rand.NewPCG(uint64(i), 0x706f776572))
+			writes := i - start
+			for n := range seeds {
+				for _, mode := range []Mode{Prefix, Subset, Torn4K, Torn512} {
+					if writes == 0 || mode == Prefix && n >= writes {
+						continue
+					}
+					cut := start + 1 + random.IntN(writes)
+					if mode == Prefix && seeds >= writes {
+						cut = start + 1 + n // all of them, where there are few
+					}
+					if !yield(State{Cut: cut, Mode: mode, Seed: random.Uint64()}) {
+						return
+					}
+				}
+			}
+			start = i + 1
+			if !yield(State{Cut: min(start, len(l.Entries)), Mode: Prefix}) {
+				return
+			}
+		}
+	}
+}
+
+// Image is a rebuilt disk. What is written to it stays in memory. It is a slot.Device.
+type Image struct {
+	base    io.ReaderAt
+	size    int64
+	log     *Log
+	durable map[int64]place // by sector number; shared with the rebuilder
+	loose   map[int64]place // what survived of the writes after the last flush
+	written map[int64][]byte
+}
+
+// find returns where a sector is, if the record holds it.
+func (m *Image) find(sector int64) (place, bool) {
+	p, ok := m.loose[sector]
+	if !ok {
+		p, ok = m.durable[sector]
+	}
+	return p, ok
+}
+
+// place is where the bytes of a sector are: in an entry of the log, so many bytes in.
+type place struct {
+	entry int
+	at    int64
+}
+
+// Rebuilder makes images of one log on one disk. It keeps what is common to the states it has seen last.
+type Rebuilder struct {
+	Log  *Log
+	Base io.ReaderAt // the disk when the record began
+	Size int64       // bytes
+
+	flushed int             // entries that are in durable
+	durable map[int64]place // as of the last flush before them
+}
+
+// Image rebuilds a state. It is valid until Image is called again. States are quickest in the order of States.
+func (r *Rebuilder) Image(s State) *Image {
+	start := s.Cut
+	for start > 0 && !r.Log.Entries[start-1].Flush {
+		start--
+	}
+	if r.durable == nil || r.flushed > start {
+		r.durable, r.flushed = map[int64]place{}, 0
+	}
+	for ; r.flushed < start; r.flushed++ {
+		r.Log.apply(r.durable, r.flushed, func(int64) bool { return true })
+	}
+	image := &Image{base: r.Base, size: r.Size, log: r.Log, durable: r.durable, loose: map[int64]place{}}
+	for i := start; i < s.Cut; i++ {
+		r.Log.apply(image.loose, i, s.survives(i, r.Log.Entries[i]))
+	}
+	return image
+}
+
+// survives returns which sectors of an unflushed write are there.
+func (s State) survives(i int, e Entry) func(sector int64) bool {
+	block := int64(1)
+	switch {
+	case s.Mode == Prefix || e.FUA:
+		return func(int64) bool { return true }
+	case s.Mode == Subset:
+		block = 1 << 62
+	case s.Mode == Torn4K:
+		block = 8
+	}
+	return func(sector int64) bool {
+		h := mix(s.Seed ^ mix(uint64(i)) ^ mix(uint64(sector/block)+1<<40))
+		return h&1 == 1
+	}
+}
+
+// mix spreads bits (the finalizer of SplitMix64).
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+func (l *Log) apply(sectors map[int64]place, i int, survives func(int64) bool) {
+	e := l.Entries[i]
+	for at := int64(0); at < e.Length; at += sectorSize {
+		if sector := (e.Offset + at) / sectorSize; survives(sector) {
+			sectors[sector] = place{i, at}
+		}
+	}
+}
+
+// ReadAt reads the disk.
+func (m *Image) ReadAt(p []byte, offset int64) (int, error) {
+	done := 0
+	var sector [sectorSize]byte
+	for done < len(p) {
+		if offset >= m.size {
+			return done, io.EOF
+		}
+		if err := m.read(offset/sectorSize, sector[:]); err != nil {
+			return done, err
+		}
+		n := copy(p[done:], sector[offset%sectorSize:])
+		done, offset = done+n, offset+int64(n)
+	}
+	return done, nil
+}
+
+func (m *Image) read(sector int64, into []byte) error {
+	if data := m.written[sector]; data != nil {
+		copy(into, data)
+		return nil
+	}
+	var err error
+	switch p, logged := m.find(sector); {
+	case logged && m.log.Entries[p.entry].Discard:
+		clear(into)
+	case logged:
+		_, err = m.log.data.ReadAt(into, m.log.Entries[p.entry].data+p.at)
+	default:
+		clear(into)
+		_, err = m.base.ReadAt(into, sector*sectorSize)
+	}
+	if err == io.EOF { // the base may be a file that ends early
+		err = nil
+	}
+	return err
+}
+
+// WriteAt changes the image, not the record.
+func (m *Image) WriteAt(p []byte, offset int64) (int, error) {
+	if m.written == nil {
+		m.written = map[int64][]byte{}
+	}
+	for done := 0; done < len(p); {
+		sector := offset / sectorSize
+		data := m.written[sector]
+		if data == nil {
+			data = make([]byte, sectorSize)
+			if err := m.read(sector, data); err != nil {
+				return done, err
+			}
+			m.written[sector] = data
+		}
+		n := copy(data[offset%sectorSize:], p[done:])
+		done, offset = done+n, offset+int64(n)
+	}
+	return len(p), nil
+}
+
+// Sync does nothing: an image is judged as it is.
+func (m *Image) Sync() error { return nil }
+
+// Size returns the bytes of the disk.
+func (m *Image) Size() int64 { return m.size }
+
+// Fresh returns the image itself.
+func (m *Image) Fresh() (slot.View, error) { return view{m}, nil }
+
+// Fingerprint identifies the content of a stretch of the disk without reading it: equal fingerprints of images of one
+// rebuilder mean equal bytes. So a judge needs to hash a large partition only once for many states.
+func (m *Image) Fingerprint(offset, length int64) [sha256.Size]byte {
+	h := sha256.New()
+	var raw [24]byte
+	for sector := offset / sectorSize; sector < (offset+length)/sectorSize; sector++ {
+		p, logged := m.find(sector)
+		if data := m.written[sector]; data != nil {
+			h.Write(data)
+		} else if !logged {
+			continue
+		}
+		binary.LittleEndian.PutUint64(raw[0:], uint64(sector))
+		binary.LittleEndian.PutUint64(raw[8:], uint64(p.entry))
+		binary.LittleEndian.PutUint64(raw[16:], uint64(p.at))
+		h.Write(raw[:])
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// Overlay writes the part of the disk that the record or the tests changed over a copy of the base, which is how a state is
+// really booted: w is a file that holds the base already.
+func (m *Image) Overlay(w io.WriterAt) error {
+	var sector [sectorSize]byte
+	write := func(n int64) error {
+		if err := m.read(n, sector[:]); err != nil {
+			return err
+		}
+		_, err := w.WriteAt(sector[:], n*sectorSize)
+		return err
+	}
+	for _, places := range []map[int64]place{m.durable, m.loose} {
+		for n := range places {
+			if err := write(n); err != nil {
+				return err
+			}
+		}
+	}
+	for n := range m.written {
+		if err := write(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,342 @@
+package powercut_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"roost/images"
+	"roost/images/disk"
+	"roost/images/disk/esp"
+	"roost/images/durable"
+	"roost/images/rootfs"
+	"roost/test/powercut"
+	"roost/updater/boot"
+	"roost/updater/slot"
+)
+
+const mib = 1 << 20
+
+// version is a pretended release with a real hash tree.
+type version struct {
+	name  string
+	uki   boot.UKI
+	file  []byte
+	parts map[images.Kind][]byte
+	slot  slot.Content
+}
+
+func newVersion(t testing.TB, name string) version {
+	t.Helper()
+	v := version{name: name, parts: map[images.Kind][]byte{}}
+	v.file = bytes.Repeat(fmt.Appendf(nil, "edge\n%s\n", name), 3000) // some forty clusters
+	v.uki = boot.UKI{Base: boot.BaseName("edge", name), Digest: images.DigestOf(v.file), Size: int64(len(v.file))}
+	root := make([]byte, 1*mib)
+	r := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[0])))
+	for i := range root {
+		root[i] = byte(r.Uint32())
+	}
+	h := rootfs.NewHasher(bytes.Repeat([]byte{9}, 32), [16]byte{8})
+	if _, err := h.Write(root); err != nil {
+		t.Fatal(err)
+	}
+	tree, err := h.Tree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var verity bytes.Buffer
+	if _, err := tree.WriteTo(&verity); err != nil {
+		t.Fatal(err)
+	}
+	v.parts[images.KindRoot], v.parts[images.KindVerity] = root, verity.Bytes()
+	v.slot = slot.Content{RootHash: tree.RootHash(), Root: part(root), Verity: part(verity.Bytes()),
+		Open: func(_ context.Context, kind images.Kind) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(v.parts[kind])), nil
+		}}
+	return v
+}
+
+func part(b []byte) images.Part { return images.Part{Digest: images.DigestOf(b), Size: int64(len(b))} }
+
+// machine is a disk under a recorder, with version 1 in slot a.
+type machine struct {
+	recorder *powercut.Recorder
+	esp      disk.Partition
+	one, two version
+	volume   *volume
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	ctx := context.Background()
+	m := &machine{one: newVersion(t, "1"), two: newVersion(t, "2")}
+	layout := disk.Layout{ESP: 40 * mib, Slot: 1 * mib, Verity: 1 * mib}
+	size := layout.MinSize()
+	base := powercut.NewRecorder(bytes.NewReader(nil), size)
+	table, err := layout.Table(size, 512, []byte("power"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := table.Write(base, size); err != nil {
+		t.Fatal(err)
+	}
+	slots := slot.Disk{Device: base}
+	if err := errors.Join(slots.Write(ctx, slot.A, m.one.slot), slots.Seal(ctx, slot.A, m.one.slot.RootHash)); err != nil {
+		t.Fatal(err)
+	}
+	m.esp, _ = table.Find(disk.ESPA)
+	loader := func() io.Reader { return strings.NewReader("loader") }
+	spec := esp.Volume{Label: "ESP-A", Serial: 1, Time: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	if err := esp.Format(base, m.esp.Offset, m.esp.Size, spec, esp.Files(loader, "edge_1.efi", bytes.NewReader(m.one.file))); err != nil {
+		t.Fatal(err)
+	}
+	m.recorder = powercut.NewRecorder(base, size)
+	m.volume = newVolume(t, m.recorder, m.esp)
+	return m
+}
+
+// volume is boot.Volume by mtools, an implementation of FAT that is not ours: each command changes a copy of the partition,
+// and the sectors that differ are written to the recorder, in no order that matters until the next Sync.
+type volume struct {
+	t        *testing.T
+	recorder *powercut.Recorder
+	esp      disk.Partition
+	path     string // the copy
+	before   []byte
+}
+
+func newVolume(t *testing.T, r *powercut.Recorder, p disk.Partition) *volume {
+	v := &volume{t: t, recorder: r, esp: p, path: filepath.Join(t.TempDir(), "esp"), before: make([]byte, p.Size)}
+	if _, err := r.ReadAt(v.before, p.Offset); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(v.path, v.before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func (v *volume) mtools(args ...string) error {
+	cmd := exec.Command(args[0], append([]string{"-i", v.path}, args[1:]...)...)
+	cmd.Env = append(os.Environ(), "MTOOLS_SKIP_CHECK=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w: %s", args, err, out)
+	}
+	after, err := os.ReadFile(v.path)
+	if err != nil {
+		return err
+	}
+	for at := 0; at < len(after); at += 512 {
+		if !bytes.Equal(after[at:at+512], v.before[at:at+512]) {
+			if _, err := v.recorder.WriteAt(after[at:at+512], v.esp.Offset+int64(at)); err != nil {
+				return err
+			}
+		}
+	}
+	v.before = after
+	return nil
+}
+
+func at(name string) string { return "::/EFI/Linux/" + name }
+
+func (v *volume) find(name string) (powercut.File, error) {
+	files, err := powercut.ReadFAT(v.recorder, v.esp.Offset, v.esp.Size)
+	for _, f := range files {
+		if f.Path == "EFI/Linux/"+name {
+			return f, nil
+		}
+	}
+	return powercut.File{}, errors.Join(err, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist})
+}
+
+func (v *volume) Names() ([]string, error) {
+	files, err := powercut.ReadFAT(v.recorder, v.esp.Offset, v.esp.Size)
+	var names []string
+	for _, f := range files {
+		if name, ok := strings.CutPrefix(f.Path, "EFI/Linux/"); ok {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
+
+func (v *volume) Size(name string) (int64, error) {
+	f, err := v.find(name)
+	return f.Size, err
+}
+
+func (v *volume) Open(name string) (io.ReadCloser, error) {
+	f, err := v.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(f.Content())), nil
+}
+
+func (v *volume) Create(name string) (durable.File, error) { return &mfile{v: v, name: name}, nil }
+func (v *volume) Rename(from, to string) error             { return v.mtools("mren", at(from), at(to)) }
+func (v *volume) Remove(name string) error {
+	if _, err := v.find(name); err != nil {
+		return err
+	}
+	return v.mtools("mdel", at(name))
+}
+func (v *volume) Sync() error                  { return v.recorder.Sync() }
+func (v *volume) Space() (int64, int64, error) { return v.esp.Size, v.esp.Size / 2, nil }
+
+// mfile is copied to the volume when it is synced.
+type mfile struct {
+	bytes.Buffer
+	v    *volume
+	name string
+}
+
+func (f *mfile) Sync() error {
+	path := filepath.Join(f.v.t.TempDir(), "file")
+	if err := os.WriteFile(path, f.Bytes(), 0o600); err != nil {
+		return err
+	}
+	if err := f.v.mtools("mcopy", "-o", path, at(f.name)); err != nil {
+		return err
+	}
+	return f.v.recorder.Sync()
+}
+
+func (f *mfile) Close() error { return nil }
+
+// update is what the updater does to the disk, from the first write to the commit and the way back. The loader's own rename
+// at the trial is among it.
+func (m *machine) update(t *testing.T) {
+	t.Helper()
+	ctx := context.Background()
+	slots, e := slot.Disk{Device: m.recorder}, boot.ESP{Volume: m.volume}
+	uki := func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.two.file)), nil }
+	for i, err := range []func() error{
+		func() error { return e.Collect(m.one.uki) },
+		func() error { return slots.Write(ctx, slot.B, m.two.slot) },
+		func() error { return slots.Seal(ctx, slot.B, m.two.slot.RootHash) },
+		func() error { return e.Arm(ctx, m.two.uki, 2, uki) },
+		func() error { return m.volume.Rename("edge_2+2-0.efi", "edge_2+1-1.efi") },
+		func() error { return m.volume.Sync() },
+		func() error { return e.Commit(ctx, m.two.uki) },
+		func() error { return e.Collect(m.one.uki, m.two.uki) },
+		func() error { return e.MarkBad(m.two.uki.Base) },
+		func() error { return e.Commit(ctx, m.one.uki) },
+	} {
+		if err := err(); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+}
+
+// judge reads what the machine would do with a disk.
+type judge struct {
+	m      *machine
+	proven map[string]bool // slots that verity accepts, by fingerprint
+}
+
+// start tells whether a version comes up: its UKI is whole, the partition table leads to its root, and verity accepts that.
+func (j *judge) start(t *testing.T, image *powercut.Image, known map[images.Digest]version, i boot.Image) boot.Outcome {
+	v, ok := known[i.Digest]
+	if !ok {
+		return boot.Refused
+	}
+	slots := slot.Disk{Device: image}
+	held, err := slots.Slots()
+	if err != nil {
+		return boot.Reset
+	}
+	n := slices.IndexFunc(held, func(s slot.Slot) bool { return s.RootHash == v.slot.RootHash })
+	if n < 0 {
+		return boot.Reset
+	}
+	table, err := disk.Read(image, image.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, _ := table.Find(map[slot.ID]string{slot.A: disk.RootA, slot.B: disk.RootB}[held[n].ID])
+	key := fmt.Sprintf("%s %x", v.name, image.Fingerprint(root.Offset, root.Size*2)) // verity lies behind root
+	if _, done := j.proven[key]; !done {
+		j.proven[key] = slots.Check(context.Background(), held[n].ID, v.slot.RootHash) == nil
+	}
+	if !j.proven[key] {
+		return boot.Reset
+	}
+	return boot.Up
+}
+
+func (j *judge) model(t *testing.T, image *powercut.Image) boot.Model {
+	files, err := powercut.ReadFAT(image, j.m.esp.Offset, j.m.esp.Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	model := boot.Model{Options: 3}
+	for _, f := range files {
+		name, ok := strings.CutPrefix(f.Path, "EFI/Linux/")
+		if !ok {
+			continue
+		}
+		content := f.Content()
+		image := boot.Image{File: name, Digest: images.DigestOf(content)}
+		if lines := bytes.SplitN(content, []byte("\n"), 3); len(lines) == 3 {
+			image.SortKey, image.Version, image.Listed = string(lines[0]), string(lines[1]), true
+		}
+		model.Images = append(model.Images, image)
+	}
+	return model
+}
+
+// TestUpdatePowerCut rebuilds the disk of a whole update at every flush, and seeded torn and reordered writes between them.
+// Each must come up on version 1 or 2, whole; on 1 when 2 crashes.
+func TestUpdatePowerCut(t *testing.T) {
+	seeds := 40
+	if os.Getenv("ROOST_TEST_SOAK") != "" {
+		seeds = 200
+	}
+	m := newMachine(t)
+	m.update(t)
+	j := &judge{m: m, proven: map[string]bool{}}
+	known := map[images.Digest]version{m.one.uki.Digest: m.one, m.two.uki.Digest: m.two}
+	r := &powercut.Rebuilder{Log: m.recorder.Log, Base: newMachine(t).recorder, Size: m.recorder.Size()}
+	states, versions := 0, map[string]int{}
+	committed := false
+	for s := range m.recorder.Log.States(seeds) {
+		states++
+		image := r.Image(s)
+		model := j.model(t, image)
+		up, _, ok := model.PowerOn(12, func(i boot.Image) boot.Outcome { return j.start(t, image, known, i) })
+		if !ok {
+			t.Fatalf("%+v: nothing comes up from %+v", s, model.Images)
+		}
+		versions[up.Version]++
+		// A version that crashes while on trial must not keep the machine. Once committed it is known to be good.
+		committed = committed || slices.ContainsFunc(model.Images, func(i boot.Image) bool { return i.File == "edge_2.efi" })
+		if committed {
+			continue
+		}
+		back, _, ok := model.PowerOn(12, func(i boot.Image) boot.Outcome {
+			if i.Version == "2" {
+				return boot.Reset
+			}
+			return j.start(t, image, known, i)
+		})
+		if !ok || back.Version != "1" {
+			t.Fatalf("%+v: does not come back to version 1 from %+v", s, model.Images)
+		}
+	}
+	t.Logf("%d entries, %d states: %v, %d slots proven", len(m.recorder.Log.Entries), states, versions, len(j.proven))
+	if versions["1"] == 0 || versions["2"] == 0 || states < 1000 {
+		t.Errorf("%d states reached %v; want both versions and 1000 states", states, versions)
+	}
+}
