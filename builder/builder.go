@@ -65,7 +65,7 @@ func (w *Workshop) stage(name, text string, run func() error) error {
 }
 
 func (w *Workshop) source(stage string) *archive.Source {
-	return &archive.Source{Cache: w.Cache, Mirror: w.Mirror, Log: w.Log, Progress: func(p archive.Progress) {
+	return &archive.Source{Cache: w.Cache, Mirror: w.Mirror, Offline: w.Offline, Log: w.Log, Progress: func(p archive.Progress) {
 		w.watch(Event{Stage: stage, Text: p.Name, Bytes: p.Bytes, Total: p.BytesTotal})
 	}}
 }
@@ -125,7 +125,7 @@ func (w *Workshop) index(ctx context.Context, r *recipe.Recipe) (*lock.Index, er
 	if err != nil {
 		return nil, err
 	}
-	request := archive.Request{Architecture: r.Architecture, Keyring: keyring, Offline: w.Offline}
+	request := archive.Request{Architecture: r.Architecture, Keyring: keyring}
 	for _, s := range r.Base.Suites {
 		request.Suites = append(request.Suites, s.Name)
 		for _, c := range s.Components {

@@ -113,6 +113,19 @@ func (c *Cache) Entry(section, key string) (string, error) {
 	return path, nil
 }
 
+// keys lists the keys of a section.
+func (c *Cache) keys(section string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(c.dir, section))
+	if err != nil && !isMissing(err) {
+		return nil, fmt.Errorf("cannot list cache: %w", err)
+	}
+	var keys []string
+	for _, entry := range entries {
+		keys = append(keys, entry.Name())
+	}
+	return keys, nil
+}
+
 // PutEntry stores what write writes under key in section, replacing what was there as a whole. When write fails nothing
 // changes. The key should be the digest of all inputs: entries are never out of date, only unused.
 func (c *Cache) PutEntry(section, key string, write func(w io.Writer) error) error {

@@ -154,8 +154,11 @@ func (t *transfer) cached() (bool, error) {
 
 // run fetches the file. The lock on the part file makes a second process wait for the first one's result.
 func (t *transfer) run(ctx context.Context) error {
-	if len(t.urls) == 0 {
-		return errors.New("no mirror is known for it and it is not in the cache")
+	switch {
+	case t.Offline:
+		return errors.New("it is not in the cache, and the work is to be done offline")
+	case len(t.urls) == 0:
+		return errors.New("it is not in the cache, and no mirror is known")
 	}
 	if err := t.openPart(ctx); err != nil {
 		return err

@@ -263,7 +263,12 @@ func TestFetchWithoutMirror(t *testing.T) {
 	source := &Source{Cache: testCache(t)}
 	item := itemOf("pool/a.deb", content)
 	err := source.Fetch(t.Context(), []Item{item})
-	if err == nil || err.Error() != "cannot fetch a.deb: no mirror is known for it and it is not in the cache" {
+	if err == nil || err.Error() != "cannot fetch a.deb: it is not in the cache, and no mirror is known" {
+		t.Errorf("error %v", err)
+	}
+	source.Offline = true
+	err = source.Fetch(t.Context(), []Item{item})
+	if err == nil || err.Error() != "cannot fetch a.deb: it is not in the cache, and the work is to be done offline" {
 		t.Errorf("error %v", err)
 	}
 	if err := source.Cache.AddBlob(item.SHA256, bytes.NewReader(content)); err != nil {

@@ -47,8 +47,7 @@ func TestRealMirror(t *testing.T) {
 	}
 	timed(t, "packages", func() (int, error) { return len(items), source.Fetch(t.Context(), items) })
 
-	offline := &Source{Cache: source.Cache, Mirror: mirror, Transport: noNetwork{}}
-	request.Offline = true
+	offline := &Source{Cache: source.Cache, Offline: true, Transport: noNetwork{}}
 	if _, err := offline.Snapshot(t.Context(), request); err != nil {
 		t.Error(err)
 	}

@@ -28,7 +28,6 @@ type Request struct {
 	Components   []string // main, contrib, non-free-firmware, …
 	Architecture string   // Debian's name; packages for all architectures are included
 	Keyring      *deb.Keyring
-	Offline      bool // use only what the cache has
 }
 
 // Snapshot is the state of some suites at one moment, verified.
@@ -88,11 +87,11 @@ func (s *session) suite(ctx context.Context, r Request, name string) (Suite, err
 
 // release fetches and verifies InRelease, or takes the newest one seen before.
 func (s *session) release(ctx context.Context, r Request, name string) (Suite, error) {
+	if s.Offline {
+		return s.newestRelease(r, name)
+	}
 	key := s.releaseKey(name)
 	old, oldErr := s.cachedRelease(r, name, key)
-	if r.Offline {
-		return old, oldErr
-	}
 	tries := s.Tries
 	if oldErr == nil {
 		tries = min(tries, 2) // there is something to fall back on, so do not keep people without network waiting
@@ -127,6 +126,33 @@ func (s *session) releaseKey(name string) string {
 		fmt.Fprintf(h, "%s\n", base.Redacted())
 	}
 	return name + "@" + hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// newestRelease returns the newest state of a suite that the cache has of any mirror.
+func (s *session) newestRelease(r Request, name string) (newest Suite, err error) {
+	keys, err := s.Cache.keys(SectionReleases)
+	if err != nil {
+		return Suite{}, err
+	}
+	var unusable []error
+	for _, key := range keys {
+		if !strings.HasPrefix(key, name+"@") {
+			continue
+		}
+		suite, err := s.cachedRelease(r, name, key)
+		if err != nil {
+			unusable = append(unusable, err)
+		} else if newest.Release == nil || newest.Release.Date.Before(suite.Release.Date) {
+			newest = suite
+		}
+	}
+	switch {
+	case newest.Release != nil:
+		return newest, nil
+	case len(unusable) > 0:
+		return Suite{}, errors.Join(unusable...)
+	}
+	return Suite{}, errors.New("the cache has no state of it to work offline with")
 }
 
 func (s *session) cachedRelease(r Request, name, key string) (Suite, error) {
@@ -261,11 +287,8 @@ func (s *session) fetchIndex(ctx context.Context, r Request, suite *Suite, index
 		t = s.transfer(item)
 		t.name = plain.name
 	}
-	if r.Offline {
-		t.urls = nil
-	}
 	err := s.fetchAll(ctx, []*transfer{t})
-	if t != plain && !r.Offline && isGone(err) {
+	if t != plain && isGone(err) {
 		err = s.fetchAll(ctx, []*transfer{plain})
 	}
 	if err != nil {

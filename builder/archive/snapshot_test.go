@@ -111,7 +111,7 @@ func TestSnapshotWithoutNetwork(t *testing.T) {
 	fresh.FromCache = true
 	s.source.Transport = noNetwork{}
 	for _, offline := range []bool{false, true} {
-		s.request.Offline = offline
+		s.source.Offline = offline
 		if got, err := s.snapshot(t); err != nil || !reflect.DeepEqual(got, fresh) {
 			t.Errorf("offline %t: %+v, %v", offline, got, err)
 		}
@@ -121,12 +121,33 @@ func TestSnapshotWithoutNetwork(t *testing.T) {
 		t.Errorf("a cached InRelease whose key has expired since: %v", err)
 	}
 	s.source.Cache = testCache(t)
-	if _, err := s.snapshot(t); !isMissing(err) {
+	if _, err := s.snapshot(t); err == nil || !strings.Contains(err.Error(), "trixie: the cache has no state of it to work offline with") {
 		t.Errorf("offline with an empty cache: %v", err)
 	}
-	s.request.Offline = false
+	s.source.Offline = false
 	if _, err := s.snapshot(t); err == nil || !strings.Contains(err.Error(), "network is unreachable") {
 		t.Errorf("no network and an empty cache: %v", err)
+	}
+}
+
+// TestSnapshotOfflineAnyMirror works offline with what another mirror, and an older one, gave before.
+func TestSnapshotOfflineAnyMirror(t *testing.T) {
+	s := newSite(t)
+	if _, err := s.snapshot(t); err != nil {
+		t.Fatal(err)
+	}
+	s.suite.Packages = s.suite.Packages[:1]
+	s.suite.Date = s.now.Add(time.Minute)
+	s.now = s.now.Add(time.Hour)
+	newer := newServer(t, s.suite.Files(t))
+	s.source.Mirror = newer.mirror(t)
+	if _, err := s.snapshot(t); err != nil {
+		t.Fatal(err)
+	}
+	s.source.Mirror, s.source.Offline = Mirror{}, true
+	got, err := s.snapshot(t)
+	if err != nil || len(got.Packages) != 1 || !got.FromCache {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -137,7 +158,7 @@ func TestSnapshotOfflineIndexGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.request.Offline = true
+	s.source.Offline = true
 	if err := os.RemoveAll(filepath.Join(s.source.Cache.dir, SectionParsed)); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +170,7 @@ func TestSnapshotOfflineIndexGone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.snapshot(t); err == nil || !strings.Contains(err.Error(), "cannot fetch Packages.xz: no mirror is known for it and it is not in the cache") {
+	if _, err := s.snapshot(t); err == nil || !strings.Contains(err.Error(), "cannot fetch Packages.xz: it is not in the cache, and the work is to be done offline") {
 		t.Errorf("without any index: %v", err)
 	}
 }

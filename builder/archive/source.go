@@ -19,6 +19,7 @@ import (
 type Source struct {
 	Mirror    Mirror
 	Cache     *Cache
+	Offline   bool                            // use only what the cache has
 	Workers   int                             // transfers at a time; 0 means 8
 	Stall     time.Duration                   // a transfer that brings no byte for so long is broken off and tried again; 0 means 30 s
 	Tries     int                             // attempts in a row without a byte of progress before giving up; 0 means 5
