@@ -26,7 +26,7 @@ import (
 )
 
 // quick makes a client lose patience at once, for tests in which the server never answers.
-var quick = depot.Options{Stall: 100 * time.Millisecond, Retries: 2, Pause: time.Millisecond}
+var quick = depot.Options{Stall: 300 * time.Millisecond, Retries: 2, Pause: time.Millisecond}
 
 // badServer serves a registry with one release through fault, which may answer instead of it.
 func badServer(t *testing.T, fault func(w http.ResponseWriter, r *http.Request, next http.Handler)) (ref string, published *depot.Release) {

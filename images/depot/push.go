@@ -229,7 +229,3 @@ func (w *sendWatchdog) reader(r io.Reader) io.Reader {
 		return r.Read(p)
 	})
 }
-
-type readerFunc func(p []byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -187,16 +187,17 @@ func (s *remote) getOnce(ctx context.Context, q request, limit int64) ([]byte, h
 	watch := newWatchdog(ctx, s.patience.stall)
 	defer watch.cancel(nil)
 	watch.start()
-	data, header, err := func() ([]byte, http.Header, error) {
-		resp, err := s.do(watch.ctx, q)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer resp.Body.Close()
-		data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-		return data, resp.Header, err
-	}()
-	if watch.stop(0) && err != nil {
+	resp, err := s.do(watch.ctx, q)
+	stalled := watch.stop(leastBytes)
+	var data []byte
+	var header http.Header
+	if err == nil {
+		header = resp.Header
+		data, err = io.ReadAll(io.LimitReader(watch.reader(resp.Body), limit+1))
+		_ = resp.Body.Close() // what was read is judged, not how the connection ended
+		stalled = errors.Is(context.Cause(watch.ctx), ErrStalled)
+	}
+	if stalled && err != nil {
 		return nil, nil, ErrStalled
 	}
 	if err == nil && int64(len(data)) > limit {

@@ -195,3 +195,17 @@ func (w *watchdog) stop(n int) (stalled bool) {
 	}
 	return errors.Is(context.Cause(w.ctx), ErrStalled)
 }
+
+// reader returns r, each read from which is a wait.
+func (w *watchdog) reader(r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		w.start()
+		n, err := r.Read(p)
+		w.stop(n)
+		return n, err
+	})
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
