@@ -1,0 +1,164 @@
+package pxe_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	pin "github.com/pin/tftp/v3"
+
+	"roost/images/uki"
+	"roost/pxe"
+)
+
+// pinAlone is pin/tftp as most Go boot servers use it: one file for every name, on port 69.
+func pinAlone(content []byte) error {
+	server := pin.NewServer(func(_ string, to io.ReaderFrom) error {
+		if transfer, ok := to.(pin.OutgoingTransfer); ok {
+			transfer.SetSize(int64(len(content)))
+		}
+		begun := time.Now()
+		n, err := to.ReadFrom(bytes.NewReader(content))
+		fmt.Fprintln(os.Stderr, "pin sent", n, "in", time.Since(begun).Seconds())
+		return err
+	}, nil)
+	return server.ListenAndServe(":69")
+}
+
+// firmware is OVMF in a virtual machine without disk on the hub of a wire.
+type firmware struct {
+	serial string
+}
+
+// power starts the machine; it runs until the test ends.
+func (w *wire) power(httpOnly bool) *firmware {
+	w.t.Helper()
+	hub, dir := w.name+"-hub", w.t.TempDir()
+	run(w.t, "ip", "-n", hub, "tuntap", "add", "machine", "mode", "tap")
+	run(w.t, "ip", "-n", hub, "link", "set", "machine", "master", "bridge", "up")
+	variables, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "vars"), variables, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	f := &firmware{serial: filepath.Join(dir, "serial")}
+	arguments := []string{"qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-m", "512", "-display", "none", "-serial", "file:" + f.serial,
+		"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd", "-drive", "if=pflash,format=raw,file=" + dir + "/vars",
+		"-netdev", "tap,id=net,ifname=machine,script=no,downscript=no", "-device", "virtio-net-pci,netdev=net,mac=52:54:00:00:00:42,romfile=",
+		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"}
+	if httpOnly {
+		arguments = append(arguments, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
+	}
+	w.background("hub", arguments...)
+	return f
+}
+
+// shows waits for a text on the machine's serial console.
+func (f *firmware) shows(t testing.TB, text string, within time.Duration) {
+	t.Helper()
+	var screen []byte
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		screen, _ = os.ReadFile(f.serial)
+		if bytes.Contains(screen, []byte(text)) {
+			return
+		}
+	}
+	t.Fatalf("console does not show %q:\n%q", text, screen[max(0, len(screen)-2000):])
+}
+
+// bigUKI makes a UKI of 32 MiB whose kernel is noise: firmware loads and starts the stub in it, and the stub says what it thinks of
+// the kernel.
+func bigUKI(t testing.TB) string {
+	t.Helper()
+	stub, err := os.ReadFile("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := uki.Assemble(uki.Parts{Stub: stub, OSRelease: "ID=roost\n", CommandLine: "roothash=" + strings.Repeat("ab", 32), Uname: "6.12",
+		SBAT: "roost,1,Roost,edge,1,https://example.org\n", Kernel: random(1, 16<<20), Initrd: random(2, 15<<20+800_000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "uki.efi")
+	if err := os.WriteFile(path, image, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// stubSpeaks is on the console once the UKI runs.
+const stubSpeaks = "Bad kernel image"
+
+// TestFirmware boots OVMF through the server in each mode, and once with pin/tftp in the place of our TFTP.
+func TestFirmware(t *testing.T) {
+	if os.Getenv("ROOST_TEST_VM") == "" {
+		t.Skip("boots virtual machines; set ROOST_TEST_VM=1")
+	}
+	image := bigUKI(t)
+	size, err := os.Stat(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := map[string]time.Duration{}
+	for _, c := range []struct {
+		name     string
+		errand   errand
+		dnsmasq  bool
+		http     bool
+		proof    pxe.EventKind
+		answered pxe.EventKind
+	}{
+		{"own", errand{Interfaces: own(nil)}, false, false, pxe.TFTPDone, pxe.Acknowledged},
+		{"pin/tftp", errand{Interfaces: own(nil), Pin: true}, false, false, "", pxe.Acknowledged},
+		{"proxy", errand{Interfaces: proxy()}, true, false, pxe.TFTPDone, pxe.Offered},
+		{"http", errand{Interfaces: own(nil)}, false, true, pxe.HTTPDone, pxe.Acknowledged},
+		{"proxy http", errand{Interfaces: proxy()}, true, true, pxe.HTTPDone, pxe.Offered},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newHub(t)
+			if c.dnsmasq {
+				w.dnsmasq("other")
+			}
+			c.errand.UKI = image
+			p := w.serve(c.errand)
+			on := time.Now()
+			machine := w.power(c.http)
+			first := p.event(t, pxe.Discovered, time.Minute)
+			p.event(t, c.answered, time.Minute)
+			answered := time.Now()
+			if c.proof == "" {
+				p.logged(t, fmt.Sprintf("pin sent %d", size.Size()), 3*time.Minute)
+				took[c.name] = time.Since(answered)
+				machine.shows(t, stubSpeaks, time.Minute)
+				t.Logf("%s: UKI of %d bytes after %v (TFTP negotiation included)", c.name, size.Size(), took[c.name].Round(time.Millisecond))
+				return
+			}
+			done := p.event(t, c.proof, 3*time.Minute)
+			for c.http && done.File != "" && done.Bytes != size.Size() {
+				done = p.event(t, c.proof, time.Minute)
+			}
+			took[c.name] = time.Since(answered)
+			if done.Bytes != size.Size() {
+				t.Errorf("sent %d bytes of %d", done.Bytes, size.Size())
+			}
+			machine.shows(t, stubSpeaks, time.Minute)
+			t.Logf("%s: first DISCOVER %v after power on, answered %v later, UKI of %d bytes in %v (%.1f MB/s), stub speaks at %v", c.name,
+				first.Time.Sub(on).Round(time.Millisecond), answered.Sub(first.Time).Round(time.Millisecond), done.Bytes, done.Took.Round(time.Millisecond),
+				float64(done.Bytes)/done.Took.Seconds()/1e6, time.Since(on).Round(time.Millisecond))
+		})
+	}
+	if ours, theirs := took["own"], took["pin/tftp"]; ours > 0 && theirs > 0 {
+		ratio := theirs.Seconds() / ours.Seconds()
+		t.Logf("32 MiB by TFTP: ours %v, pin/tftp %v: %.1f times faster", ours.Round(time.Millisecond), theirs.Round(time.Millisecond), ratio)
+		if ratio < 2 {
+			t.Errorf("only %.1f times faster than pin/tftp", ratio)
+		}
+	}
+}
