@@ -74,7 +74,7 @@ func (a *attendance) transferred(t tftp.Transfer) {
 	case tftp.Done:
 		e.Kind = TFTPDone
 		a.roster.fetched(c)
-		log.Info("sent file by TFTP", "bytes", t.Sent, "window", t.Window, "took", t.Duration)
+		log.Info("sent file by TFTP", "bytes", t.Sent, "window", t.Window, "repeats", t.Repeats, "took", t.Duration)
 	case tftp.Failed:
 		e.Kind, e.Reason = TFTPFailed, t.Err.Error()
 		log.Warn("TFTP transfer failed", "bytes", t.Sent, "error", t.Err)

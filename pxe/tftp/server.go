@@ -50,6 +50,7 @@ type Transfer struct {
 	Size     int64 // bytes of the file
 	Sent     int64 // bytes acknowledged
 	Window   int   // blocks per acknowledgement
+	Repeats  int   // windows that were sent again; of transfers with windows
 	Duration time.Duration
 	Err      error
 }
@@ -230,7 +231,7 @@ func (l *listener) serve(ctx context.Context, peer netip.AddrPort, r request) {
 	if r.plain() && l.plain.reaches(l.own, peer) {
 		report.Sent, report.Err = l.plain.send(peer, r, file)
 	} else {
-		report.Sent, report.Err = l.send(ctx, peer, r, file)
+		report.Sent, report.Repeats, report.Err = l.send(ctx, peer, r, file)
 	}
 	report.Duration = time.Since(begun)
 	switch {
@@ -254,10 +255,10 @@ func (l *listener) grant(r *request) {
 }
 
 // send carries out a transfer with our own sender.
-func (l *listener) send(ctx context.Context, peer netip.AddrPort, r request, file File) (int64, error) {
+func (l *listener) send(ctx context.Context, peer netip.AddrPort, r request, file File) (sent int64, repeats int, err error) {
 	conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: l.own.AsSlice()}, net.UDPAddrFromAddrPort(peer))
 	if err != nil {
-		return 0, fmt.Errorf("cannot open socket to %s: %w", peer, err)
+		return 0, 0, fmt.Errorf("cannot open socket to %s: %w", peer, err)
 	}
 	defer conn.Close() //nolint:errcheck // a datagram socket has nothing to flush
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -275,26 +276,27 @@ func (l *listener) send(ctx context.Context, peer netip.AddrPort, r request, fil
 			t.segment = segment
 		}
 	}
-	return t.run(r.accepted(file.Size), file)
+	err = t.run(r.accepted(file.Size), file)
+	return t.sent, t.repeats, err
 }
 
 // run is a transfer from the first packet to the last.
-func (t *transfer) run(oack []byte, file File) (int64, error) {
+func (t *transfer) run(oack []byte, file File) error {
 	if oack != nil {
 		if err := t.greet(oack); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	content, err := file.Open()
 	if err != nil {
 		_, _ = t.conn.Write(errorPacket(codeUndefined, "cannot read file"))
-		return 0, fmt.Errorf("cannot open file: %w", err)
+		return fmt.Errorf("cannot open file: %w", err)
 	}
 	err = t.send(content)
 	if err != nil && !errors.Is(err, errAborted) && !errors.Is(err, errSilent) {
 		_, _ = t.conn.Write(errorPacket(codeUndefined, "transfer failed"))
 	}
-	return t.sent, errors.Join(err, content.Close())
+	return errors.Join(err, content.Close())
 }
 
 // setSegment makes the kernel cut each datagram of conn into datagrams of size bytes; 0 ends it.

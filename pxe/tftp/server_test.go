@@ -366,8 +366,8 @@ func deliverOver(t testing.TB, content []byte, window int, shim func(net.Conn) n
 	transfer := &transfer{conn: shim(conn), block: r.blockSize, window: window, timeout: time.Second}
 	var sent sync.WaitGroup
 	sent.Go(func() {
-		if n, err := transfer.run(r.accepted(m.file().Size), m.file()); err != nil || n != int64(len(content)) {
-			t.Errorf("server: %d bytes, %v", n, err)
+		if err := transfer.run(r.accepted(m.file().Size), m.file()); err != nil || transfer.sent != int64(len(content)) {
+			t.Errorf("server: %d bytes, %v", transfer.sent, err)
 		}
 	})
 	k.Server = address.AddrPort()

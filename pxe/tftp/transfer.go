@@ -45,6 +45,7 @@ type transfer struct {
 	smooth  int  // windows acknowledged since the last repeat on a hint
 	answer  [64]byte
 	sent    int64 // bytes of data acknowledged
+	repeats int   // windows sent again
 	offered bool  // the client has acknowledged something: it is there and wants the file
 }
 
@@ -116,7 +117,9 @@ func (t *transfer) deliver() error {
 		if err := t.push(); err != nil {
 			return err
 		}
-		t.fresh = try == 1
+		if t.fresh = try == 1; !t.fresh {
+			t.repeats++
+		}
 		for again := false; !again; {
 			ack, err := t.receive(t.sentAt.Add(wait))
 			switch {
