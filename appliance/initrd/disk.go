@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -138,13 +137,9 @@ func (u *uevents) wait(limit time.Duration) bool {
 	return err == nil || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR)
 }
 
-// freshMark stands at the start of a state partition that has never been formatted; the installer and the disk image
-// writer put it there.
-var freshMark = []byte("roost-fresh-v1\n")
-
 // prepareState formats a fresh state partition and checks any other, with the programs of the verified root.
 func (m *machine) prepareState() error {
-	fresh, err := isFresh(m.root.state)
+	fresh, err := isFresh(sysroot + m.root.state) // /dev is in the root image by now
 	if err != nil {
 		return err
 	}
@@ -167,16 +162,16 @@ func isFresh(node string) (bool, error) {
 		return false, fmt.Errorf("cannot read the state partition: %v", err)
 	}
 	defer f.Close()
-	head := make([]byte, len(freshMark))
+	head := make([]byte, len(disk.FreshMark))
 	if _, err := f.ReadAt(head, 0); err != nil {
 		return false, fmt.Errorf("cannot read the state partition: %v", err)
 	}
-	return bytes.Equal(head, freshMark), nil
+	return string(head) == disk.FreshMark, nil
 }
 
 // stateBlocks is mkfs.ext4's size argument: all but the last 32 MiB, which stay free for a LUKS2 header.
 func stateBlocks(node string) string {
-	b, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(node), "size"))
+	b, err := os.ReadFile(filepath.Join(sysroot, "/sys/class/block", filepath.Base(node), "size"))
 	sectors, convErr := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil || convErr != nil || sectors <= 65536 {
 		return ""

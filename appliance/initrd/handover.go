@@ -42,7 +42,7 @@ func (m *machine) mountState() error {
 	if err := m.prepareState(); err != nil {
 		return err
 	}
-	if err := unix.Mount(m.root.state, sysroot+"/var", "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOATIME, "commit=5"); err != nil {
+	if err := unix.Mount(sysroot+m.root.state, sysroot+"/var", "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOATIME, "commit=5"); err != nil {
 		return fmt.Errorf("cannot mount the state partition %s: %v", m.root.state, err)
 	}
 	return nil
