@@ -79,11 +79,14 @@ func explainFull(err error) error {
 
 // runInNamespace must be called on a locked thread that nothing else will use.
 func (a *assembly) runInNamespace(ctx context.Context, t tree.Tree, scratch string, j job) (tree.Tree, error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return tree.Tree{}, fmt.Errorf("no mount namespace (run as root, or in a user namespace: unshare --map-root-user --map-auto): %w", err)
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET); err != nil {
+		return tree.Tree{}, fmt.Errorf("no namespaces (run as root, or in a user namespace: unshare --map-root-user --map-auto): %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return tree.Tree{}, fmt.Errorf("mounts cannot be made private: %w", err)
+	}
+	if err := unix.Sethostname([]byte("roost")); err != nil {
+		return tree.Tree{}, fmt.Errorf("cannot set the host name: %w", err)
 	}
 	work := filepath.Join(scratch, "work")
 	root, err := mountOverlay(filepath.Join(scratch, "lower"), work)
@@ -118,9 +121,9 @@ func mountOverlay(lower, work string) (string, error) {
 		}
 	}
 	root := filepath.Join(work, "root")
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work,redirect_dir=off,metacopy=off", escapeOption(lower), escapeOption(work), escapeOption(work))
-	err := unix.Mount("overlay", root, "overlay", 0, options)
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) { // in a user namespace overlay marks need another name
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", escapeOption(lower), escapeOption(work), escapeOption(work))
+	err := unix.Mount("overlay", root, "overlay", 0, options+",redirect_dir=off,metacopy=off")
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) { // in a user namespace overlay's marks have another name, and both features are off
 		err = unix.Mount("overlay", root, "overlay", 0, options+",userxattr")
 	}
 	if err != nil {
@@ -196,11 +199,10 @@ func makeDevices(dev string) error {
 	return os.Mkdir(filepath.Join(dev, "shm"), 0o1777)
 }
 
-// enter is what the first process does before the job's script: name the host, take away what could reach the kernel, and
-// give up privileges that no package needs.
+// enter is what the first process does before the job's script: take away what could reach the kernel, and give up
+// privileges that no package needs.
 const enter = `set -e
 umask 022
-echo roost >/proc/sys/kernel/hostname
 if [ -x /usr/bin/mount ]; then
 	mount --bind /proc/sys /proc/sys
 	mount -o remount,bind,ro /proc/sys
@@ -230,10 +232,9 @@ func execute(ctx context.Context, root string, j job) error {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = 10 * time.Second // for the kernel to end what a killed job left
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Chroot:     root,
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
-		Setsid:     true,
-		Pdeathsig:  syscall.SIGKILL,
+		Chroot:    root,
+		Setsid:    true,
+		Pdeathsig: syscall.SIGKILL,
 	}
 	err := cmd.Run()
 	out.flush()
