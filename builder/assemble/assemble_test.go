@@ -151,7 +151,7 @@ func TestEdits(t *testing.T) {
 		Remove: []recipe.Rule{{Pattern: "/usr/share/doc"}, {Keep: true, Pattern: "/usr/share/doc/*/copyright"}},
 		Groups: []recipe.Group{{Name: "team", GID: 2000}},
 		Users:  []recipe.User{{Name: "ops", UID: 2001, Group: "ops", Groups: []string{"adm", "team"}, Home: "/var/lib/ops", Shell: "/bin/sh"}},
-		Files: []recipe.File{{Path: "/etc/motd", Mode: 0o640, Owner: "ops", Group: "team", Content: []byte("hello\n")},
+		Files: []recipe.File{{Path: "/usr/lib/sysusers.d/admin.conf", Content: []byte("# who\nu! admin 1000 \"The Operator\" /var/home/admin /bin/bash\ng late 1001\nu ranged 1002:late -\nm admin adm\nr - 500-900\n")}, {Path: "/etc/motd", Mode: 0o640, Owner: "ops", Group: "team", Content: []byte("hello\n")},
 			{Path: "/etc/localtime", Link: "../usr/share/zoneinfo/UTC"}, {Path: "/srv/data", Mode: 0o750, Directory: true}},
 		Units: recipe.Units{
 			Enable: []string{"a.service", "tick@one.timer"}, Disable: []string{"b.service"}, Mask: []string{"c.service"},
@@ -180,10 +180,11 @@ func TestEdits(t *testing.T) {
 		"/etc/systemd/system/c.service":                          "-> /dev/null",
 		"/usr/lib/systemd/system-preset/00-roost.preset":         "# What this image enables. Made by the image builder.\nenable a.service\nenable a.socket\nenable tick@.timer one\ndisable *\n",
 		"/usr/lib/os-release":                                    "ID=roost\nID_LIKE=debian\nNAME=\"Roost\"\nPRETTY_NAME=\"Roost small 1.0\"\nIMAGE_ID=roost-small\nIMAGE_VERSION=1.0\nVERSION_ID=1.0\nVERSION=1.0\nVERSION_CODENAME=trixie\n",
-		"/etc/passwd":                                            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\nops:x:2001:2001::/var/lib/ops:/bin/sh\n",
-		"/etc/group":                                             "root:x:0:\nadm:x:4:ops\nshadow:x:42:\nnogroup:x:65534:\nteam:x:2000:ops\nops:x:2001:\n",
-		"/etc/shadow":                                            "root:!*:20089:0:99999:7:::\nnobody:!*:20089:0:99999:7:::\nops:!*:20089:0:99999:7:::\n",
-		"/usr/lib/tmpfiles.d/roost-var.conf":                     "# Directories that packages expect in /var. Made by the image builder.\nd /var/lib 0755 0 0 - -\nd /var/lib/ops 0700 2001 2001 - -\nL /var/lib/dpkg - - - - ../../usr/lib/sysimage/dpkg\n",
+		"/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\nops:x:2001:2001::/var/lib/ops:/bin/sh\n" +
+			"admin:x:1000:1000:The Operator:/var/home/admin:/bin/bash\nranged:x:1002:1001::/:/usr/sbin/nologin\n",
+		"/etc/group":                         "root:x:0:\nadm:x:4:ops,admin\nshadow:x:42:\nnogroup:x:65534:\nteam:x:2000:ops\nops:x:2001:\nlate:x:1001:\nadmin:x:1000:\n",
+		"/etc/shadow":                        "root:!*:20089:0:99999:7:::\nnobody:!*:20089:0:99999:7:::\nops:!*:20089:0:99999:7:::\nadmin:!*:20089:0:99999:7:::\nranged:!*:20089:0:99999:7:::\n",
+		"/usr/lib/tmpfiles.d/roost-var.conf": "# Directories that packages expect in /var. Made by the image builder.\nd /var/lib 0755 0 0 - -\nd /var/lib/ops 0700 2001 2001 - -\nL /var/lib/dpkg - - - - ../../usr/lib/sysimage/dpkg\n",
 	} {
 		if got := b.read(r.Tree, p); got != want {
 			t.Errorf("%s is %q, want %q", p, got, want)
@@ -212,7 +213,13 @@ func TestBadEdits(t *testing.T) {
 		"file in /var":       {func(c *Config) { c.Recipe.Files = []recipe.File{{Path: "/var/lib/x"}} }, "tmpfiles.d"},
 		"number taken":       {func(c *Config) { c.Recipe.Groups = []recipe.Group{{Name: "g", GID: 4}} }, "adm with number 4"},
 		"unknown group":      {func(c *Config) { c.Recipe.Users = []recipe.User{{Name: "u", UID: 2000, Group: "none"}} }, "no none in /etc/group"},
-		"missing program":    {func(c *Config) { c.Programs = []Program{{"/usr/bin/x", "/nonexistent/x"}} }, "/nonexistent/x"},
+		"account without number": {func(c *Config) {
+			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u floating -\n")}}
+		}, "floating of sysusers.d: it has no number"},
+		"bad sysusers line": {func(c *Config) {
+			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u a 1 \"open\n")}}
+		}, "quote is not closed"},
+		"missing program": {func(c *Config) { c.Programs = []Program{{"/usr/bin/x", "/nonexistent/x"}} }, "/nonexistent/x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{text("./usr/lib/systemd/system/static.service", "[Service]\nExecStart=/x\n")}})

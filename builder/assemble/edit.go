@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"strconv"
 	"strings"
 
@@ -41,6 +40,9 @@ func (a *assembly) edit(t tree.Tree) (tree.Tree, error) {
 				return tree.Tree{}, fmt.Errorf("cannot add %s: %w", f.Path, err)
 			}
 		}
+	}
+	if err := a.addSysusers(d); err != nil {
+		return tree.Tree{}, err
 	}
 	if err := a.setUnits(d); err != nil {
 		return tree.Tree{}, err
@@ -193,93 +195,6 @@ func quote(s string) string {
 		return s
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(s) + `"`
-}
-
-// addAccounts adds the recipe's groups and users, without passwords.
-func (a *assembly) addAccounts(d *tree.Draft) error {
-	for _, g := range a.Recipe.Groups {
-		if err := a.addAccount(d, "/etc/group", g.Name, g.GID, fmt.Sprintf("%s:*:%d:", g.Name, g.GID)); err != nil {
-			return err
-		}
-	}
-	for _, u := range a.Recipe.Users {
-		if _, err := a.number(d, "/etc/group", u.Group); err != nil && u.Group == u.Name {
-			if err := a.addAccount(d, "/etc/group", u.Name, u.UID, fmt.Sprintf("%s:*:%d:", u.Name, u.UID)); err != nil {
-				return err
-			}
-		}
-		gid, err := a.number(d, "/etc/group", u.Group)
-		if err != nil {
-			return fmt.Errorf("cannot add user %s: %w", u.Name, err)
-		}
-		line := fmt.Sprintf("%s:*:%d:%d:%s:%s:%s", u.Name, u.UID, gid, u.Comment, u.Home, u.Shell)
-		if err := a.addAccount(d, "/etc/passwd", u.Name, u.UID, line); err != nil {
-			return err
-		}
-		for _, group := range u.Groups {
-			if err := a.addMember(d, group, u.Name); err != nil {
-				return fmt.Errorf("cannot add user %s: %w", u.Name, err)
-			}
-		}
-		if err := a.addHome(d, u, gid); err != nil {
-			return fmt.Errorf("cannot add user %s: %w", u.Name, err)
-		}
-	}
-	return nil
-}
-
-func (a *assembly) addAccount(d *tree.Draft, file, name string, id int, line string) error {
-	text, err := a.text(d, file)
-	if err != nil {
-		return err
-	}
-	accounts, err := parseAccounts(text)
-	if err != nil {
-		return err
-	}
-	for _, x := range accounts {
-		if x.name == name && x.id == uint32(id) {
-			return nil
-		}
-		if x.name == name || x.id == uint32(id) {
-			return fmt.Errorf("cannot add %s with number %d: %s has %s with number %d", name, id, file, x.name, x.id)
-		}
-	}
-	return a.write(d, file, 0o644, append(text, line+"\n"...))
-}
-
-func (a *assembly) addMember(d *tree.Draft, group, user string) error {
-	text, err := a.text(d, "/etc/group")
-	if err != nil {
-		return err
-	}
-	var b strings.Builder
-	found := false
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSuffix(line, "\n")
-		fields := strings.Split(line, ":")
-		if len(fields) == 4 && fields[0] == group {
-			found = true
-			if fields[3] != "" {
-				fields[3] += ","
-			}
-			fields[3] += user
-			line = strings.Join(fields, ":")
-		}
-		b.WriteString(line + "\n")
-	}
-	if !found {
-		return fmt.Errorf("the image has no group %s", group)
-	}
-	return a.write(d, "/etc/group", 0o644, []byte(b.String()))
-}
-
-// addHome makes a user's home in the tree. One below /var becomes a tmpfiles.d line when the tree is sealed.
-func (a *assembly) addHome(d *tree.Draft, u recipe.User, gid uint32) error {
-	if _, ok := d.Lookup(u.Home); ok || u.Home == "" || u.Home == "/nonexistent" || path.Clean(u.Home) == "/" {
-		return nil
-	}
-	return d.Put(tree.Entry{Path: path.Clean(u.Home), Type: tree.Directory, Mode: 0o700, UID: uint32(u.UID), GID: gid})
 }
 
 // readBounded reads all of r, which must not be longer than limit bytes.
