@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"roost/images"
 	"roost/updater/boot"
@@ -33,7 +34,7 @@ func (u *Updater) Advance(ctx context.Context) (more bool, err error) {
 		err = u.arm(ctx, state)
 	case Check:
 		if state.Gates != nil {
-			sleep(ctx, u.Pause)
+			u.pause(ctx)
 		}
 		e, err = u.check(ctx, state)
 	case Commit:
@@ -69,6 +70,7 @@ func (u *Updater) open(ctx context.Context, s State) (*Source, error) {
 		return nil, fmt.Errorf("cannot fetch %s: %w", s.Target.Reference, err)
 	}
 	if source.Manifest != s.Target.Manifest {
+		source.close()
 		return nil, fmt.Errorf("cannot fetch %s: it is %s now, asked for was %s", s.Target.Reference, source.Manifest, s.Target.Manifest)
 	}
 	return source, nil
@@ -80,6 +82,7 @@ func (u *Updater) write(ctx context.Context, s State) (Event, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer source.close()
 	keep, err := u.keep(ctx, s, func(i slot.Installed) bool { return i.RootHash == s.From.RootHash })
 	if err != nil {
 		return nil, err
@@ -143,9 +146,19 @@ func (u *Updater) verify(ctx context.Context, s State) (Event, error) {
 }
 
 func (u *Updater) check(ctx context.Context, s State) (Event, error) {
-	results := u.Gates.Check(ctx, s.Target.Gates)
 	facts, err := u.Host.Facts(ctx)
 	if err != nil {
+		return nil, err
+	}
+	// A gate that hangs must not hold up the verdict: it has until the deadline, and a moment beyond it.
+	patience := time.Duration(s.Target.Update.GateSeconds) * time.Second
+	if s.Phase == Trial {
+		patience = max(patience-facts.Uptime, time.Second)
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
+	results := u.Gates.Check(limited, s.Target.Gates)
+	cancel()
+	if facts, err = u.Host.Facts(ctx); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -159,6 +172,7 @@ func (u *Updater) arm(ctx context.Context, s State) error {
 	if err != nil {
 		return err
 	}
+	defer source.close()
 	tries := s.Target.Update.Tries
 	demote, err := boot.Plan(candidate(*s.From), candidate(s.Target.Installed), tries)
 	if err != nil {
@@ -178,7 +192,7 @@ func (u *Updater) arm(ctx context.Context, s State) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			// An update that is given up must not start by itself one day.
-			err = errors.Join(err, esp.MarkBad(s.Target.File), esp.Commit(ctx, ukiOf(*s.From)))
+			err = errors.Join(err, esp.MarkBad(ukiOf(s.Target.Installed)), esp.Commit(ctx, ukiOf(*s.From)))
 		}
 		return err
 	})
@@ -209,7 +223,7 @@ func (u *Updater) markBad(ctx context.Context, s State) error {
 		}
 	}
 	return u.Boot.Use(ctx, func(esp boot.ESP) error {
-		if err := esp.MarkBad(s.Target.File); err != nil || s.Phase != Returned {
+		if err := esp.MarkBad(ukiOf(s.Target.Installed)); err != nil || s.Phase != Returned {
 			return err
 		}
 		return esp.Commit(ctx, ukiOf(*s.From))
@@ -285,6 +299,11 @@ func identify(esp boot.ESP, facts Facts, list []slot.Installed) (slot.Installed,
 	if i := slices.IndexFunc(list, started.runs); i >= 0 {
 		return list[i], nil
 	}
+	started.File = "" // an alias, perhaps
+	if i := slices.IndexFunc(list, started.runs); i >= 0 && !slices.ContainsFunc(list[i+1:], started.runs) {
+		return list[i], nil
+	}
+	started.File = facts.Started.Entry.Base
 	uki, err := esp.Adopt(started.File)
 	if err != nil {
 		return slot.Installed{}, fmt.Errorf("cannot tell which release runs: %w", err)
@@ -301,7 +320,7 @@ func identify(esp boot.ESP, facts Facts, list []slot.Installed) (slot.Installed,
 func fallback(esp boot.ESP, s State, m Machine, list []slot.Installed) *slot.Installed {
 	list = slices.DeleteFunc(slices.Clone(list), func(i slot.Installed) bool {
 		held := i.RootHash == m.Running.RootHash || i.RootHash == m.Spare.RootHash
-		_, found, err := esp.Find(i.File)
+		_, found, err := esp.Find(ukiOf(i))
 		return !held || !found || err != nil || refused(s, i) || i.File == m.Running.File
 	})
 	if len(list) == 0 {

@@ -28,6 +28,8 @@ type behaviour struct {
 	failing []string // gates that do not hold
 }
 
+func (b behaviour) works() bool { return b.outcome == boot.Up && len(b.failing) == 0 }
+
 // machine is a pretended computer: journal, slots, EFI system partition and firmware, which lose power together.
 type machine struct {
 	disk       *durabletest.Disk
@@ -71,13 +73,16 @@ func newMachine(t testing.TB) *machine {
 // documents are the releases that every machine can get, by reference.
 var documents = sync.OnceValue(func() map[string]images.Release {
 	documents := map[string]images.Release{}
-	for _, version := range []string{"0.9", "1", "2", "3"} {
+	for _, version := range []string{"0.9", "1", "1.1", "2", "3"} {
 		r := imagestest.Release("edge", images.Version(version))
 		uki, _ := boottest.UKI("edge", version)
 		r.UKI = images.Part{Digest: uki.Digest, Size: uki.Size}
 		r.Update = images.Update{Tries: 2, GateSeconds: gateSeconds}
 		documents[version] = *r
 	}
+	kernel := documents["1.1"]
+	kernel.RootHash = documents["1"].RootHash
+	documents["1.1"] = kernel
 	return documents
 })
 
@@ -119,7 +124,7 @@ func (m *machine) on(t testing.TB, seed uint64) bool {
 		t.Fatal(err)
 	}
 	m.updater = &updater.Updater{Journal: dir, Fetcher: m, Slots: m.slots, Boot: m.esp, Gates: m, Host: m,
-		Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.Unix(1_800_000_000, 0) }}
+		Log: slog.New(slog.DiscardHandler), Pause: 1, Now: func() time.Time { return time.Unix(1_800_000_000, 0) }}
 	if err := m.updater.Start(context.Background()); err != nil && !errors.Is(err, durabletest.ErrPowerCut) {
 		t.Fatal(err)
 	}

@@ -7,9 +7,18 @@ import (
 	"roost/updater/slot"
 )
 
-// runs reports whether a boot runs a release. Two releases may share a root and differ in the UKI.
+// runs reports whether a boot runs a release.
 func (e Started) runs(i slot.Installed) bool {
 	return e.RootHash == i.RootHash && (e.File == "" || i.File == "" || strings.EqualFold(e.File, i.File))
+}
+
+// runs tells which of the two releases of an update a boot runs. The root hash tells; where both have the same root and
+// differ in the UKI, the name of the UKI does.
+func (s State) runs(e Started) (onTarget, onFrom bool) {
+	if s.Target.RootHash == s.From.RootHash {
+		return e.runs(s.Target.Installed), e.runs(*s.From)
+	}
+	return e.RootHash == s.Target.RootHash, e.RootHash == s.From.RootHash
 }
 
 // started decides what a start of the daemon means: a mere restart, the trial, or a return.
@@ -18,7 +27,7 @@ func (s State) started(e Started) State {
 		return s
 	}
 	restart := e.Boot == s.Boot
-	onTarget, onFrom := e.runs(s.Target.Installed), e.runs(*s.From)
+	onTarget, onFrom := s.runs(e)
 	switch s.Phase {
 	case Fetched, Written, Verified:
 		if !onFrom {

@@ -24,6 +24,14 @@ type Source struct {
 	Release  images.Release
 	// Open gives the bytes of a part as used, decompressed. Size and digest are checked by the reader of them.
 	Open func(context.Context, images.Kind) (io.ReadCloser, error)
+	// Close, if set, is called once when the source is not needed any more.
+	Close func() error
+}
+
+func (s *Source) close() {
+	if s.Close != nil {
+		_ = s.Close() // all that was read from it was checked
+	}
 }
 
 // Fetcher finds releases.
@@ -78,7 +86,7 @@ type Updater struct {
 	Host    Host
 	Log     *slog.Logger
 	Now     func() time.Time
-	Pause   time.Duration // between two rounds of gates, and before what failed is tried again
+	Pause   time.Duration // between two rounds of gates, and before what failed is tried again; 0 means 2 s
 
 	mu    sync.Mutex
 	state State
@@ -112,19 +120,36 @@ func (u *Updater) Start(ctx context.Context) error {
 }
 
 func (u *Updater) load() (State, error) {
-	var state State
 	data, err := u.Journal.Read(journalFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{Phase: Idle}, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(data, &state)
-	}
 	if err != nil {
 		return State{}, fmt.Errorf("cannot read the update journal: %w", err)
 	}
-	if state.Phase.Busy() && (state.Target == nil || state.From == nil) || state.Phase == Returned && state.Left == nil {
-		return State{}, fmt.Errorf("cannot read the update journal: phase %s without what it is about", state.Phase)
+	state, err := parseState(data)
+	if err != nil {
+		// A daemon that does not start helps nobody. What was under way is forgotten; an unfinished trial falls back by its
+		// counters.
+		u.Log.Error("the update journal is damaged, beginning anew", "error", err)
+		if err := u.Journal.Write(journalFile+".damaged", data); err != nil {
+			return State{}, fmt.Errorf("cannot put the damaged update journal aside: %w", err)
+		}
+		return State{Phase: Failed, Reason: "the update journal was damaged: " + err.Error()}, nil
+	}
+	return state, nil
+}
+
+func parseState(data []byte) (State, error) {
+	var state State
+	if err := json.Unmarshal(data, &state); err != nil {
+		return State{}, err
+	}
+	switch {
+	case state.Phase.Busy() && (state.Target == nil || state.From == nil):
+		return State{}, fmt.Errorf("phase %s without what it is about", state.Phase)
+	case (state.Phase == Returned || state.Phase == RollingBack) && state.Left == nil:
+		return State{}, fmt.Errorf("phase %s without a cause", state.Phase)
 	}
 	return state, nil
 }
@@ -139,12 +164,16 @@ func (u *Updater) started(ctx context.Context, state State) (Started, error) {
 		return e, nil
 	}
 	err = u.Boot.Use(ctx, func(esp boot.ESP) error {
-		name, ok, err := esp.Find(state.Target.File)
+		name, ok, err := esp.Find(ukiOf(state.Target.Installed))
 		if ok {
 			e.Target = &name
 		}
 		return err
 	})
+	if err != nil && e.RootHash == state.Target.RootHash {
+		u.Log.Error("cannot read the EFI system partition", "error", err) // on trial the gates decide all the same
+		return e, nil
+	}
 	return e, err
 }
 
@@ -155,6 +184,7 @@ func (u *Updater) Update(ctx context.Context, reference string, force bool) erro
 	if err != nil {
 		return fmt.Errorf("cannot update to %s: %w", reference, err)
 	}
+	defer source.close()
 	machine, err := u.machine(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot update to %s: %w", reference, err)
@@ -244,7 +274,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		case err != nil:
 			u.Log.Error("update step failed, will be tried again", "error", err)
 			more = true
-			sleep(ctx, u.Pause)
+			u.pause(ctx)
 		case !more:
 			select {
 			case <-ctx.Done():
@@ -255,7 +285,13 @@ func (u *Updater) Run(ctx context.Context) error {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+const defaultPause = 2 * time.Second
+
+func (u *Updater) pause(ctx context.Context) {
+	d := u.Pause
+	if d == 0 {
+		d = defaultPause
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -32,24 +32,26 @@ var ErrNotFound = errors.New("no intact copy on the EFI system partition")
 // temporary is what a UKI is called while it is written; the loader looks at no such name.
 const temporary = ".new"
 
-// Find returns the name of base as the loader would prefer it: the good name, else the counted name with most tries left.
-func (e ESP) Find(base string) (Name, bool, error) {
-	names, err := e.named(base)
+// Find returns the name of a UKI as the loader would prefer it: the good name, else the counted name with most tries left.
+func (e ESP) Find(uki UKI) (Name, bool, error) {
+	names, err := e.named(uki)
 	if err != nil || len(names) == 0 {
 		return Name{}, false, err
 	}
 	return names[0], true, nil
 }
 
-// named returns all names of base, best first.
-func (e ESP) named(base string) ([]Name, error) {
+// named returns all names of a UKI, best first: those of its base, and aliases. FAT keeps a long name in entries before the
+// short one; where a cut rename left only the latter, the file goes by an alias such as EDGE_2~1.EFI, without counters.
+func (e ESP) named(uki UKI) ([]Name, error) {
 	files, err := e.Volume.Names()
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the EFI system partition: %w", err)
 	}
 	var names []Name
 	for _, file := range files {
-		if name, ok := ParseName(file); ok && strings.EqualFold(name.Base, base) {
+		name, ok := ParseName(file)
+		if ok && (strings.EqualFold(name.Base, uki.Base) || strings.Contains(file, "~") && e.Verify(file, uki) == nil) {
 			names = append(names, name)
 		}
 	}
@@ -82,7 +84,7 @@ func (e ESP) Arm(ctx context.Context, uki UKI, tries int, open func(context.Cont
 // place makes sure that an intact copy of the UKI has a name as good as want: exactly want when want is good, any name with
 // tries left when want is on trial. It then removes all other names of the base.
 func (e ESP) place(ctx context.Context, uki UKI, want Name, open func(context.Context) (io.ReadCloser, error)) error {
-	names, err := e.named(uki.Base)
+	names, err := e.named(uki)
 	if err != nil {
 		return err
 	}
@@ -102,7 +104,7 @@ func (e ESP) place(ctx context.Context, uki UKI, want Name, open func(context.Co
 		}
 		kept = &want
 	}
-	return e.removeOthers(uki.Base, *kept)
+	return e.removeOthers(uki, *kept)
 }
 
 func serves(have, want Name) bool {
@@ -123,7 +125,7 @@ func (e ESP) write(ctx context.Context, uki UKI, name Name, open func(context.Co
 	if err := e.Verify(part, uki); err != nil {
 		return fmt.Errorf("cannot read back: %w", err)
 	}
-	if err := e.makeWay(name); err != nil {
+	if err := e.makeWay(uki, name); err != nil {
 		return err
 	}
 	if err := e.Volume.Rename(part, name.String()); err != nil {
@@ -203,7 +205,7 @@ func (e ESP) relabel(ctx context.Context, uki UKI, name Name) error {
 
 // intact opens an intact copy of a UKI under any of its names.
 func (e ESP) intact(uki UKI) (io.ReadCloser, error) {
-	names, err := e.named(uki.Base)
+	names, err := e.named(uki)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +228,7 @@ func (e ESP) Intact(uki UKI) error {
 
 // Adopt returns what the partition holds of base as the UKI to keep, for a machine that lost its own record of it.
 func (e ESP) Adopt(base string) (UKI, error) {
-	name, ok, err := e.Find(base)
+	name, ok, err := e.Find(UKI{Base: base})
 	if err != nil {
 		return UKI{}, err
 	}
@@ -268,17 +270,17 @@ func (e ESP) Room(keep ...UKI) (int64, error) {
 
 // MarkBad puts a UKI behind all others. It is a plain rename: whether the file survives a power cut is of no interest, only
 // that no good name of it does.
-func (e ESP) MarkBad(base string) error {
-	names, err := e.named(base)
+func (e ESP) MarkBad(uki UKI) error {
+	names, err := e.named(uki)
 	if err != nil {
 		return err
 	}
-	bad := Name{Base: base, Counted: true, Done: 1}
+	bad := Name{Base: uki.Base, Counted: true, Done: 1}
 	for _, name := range names {
 		bad.Done = max(bad.Done, name.Done)
 	}
 	for _, name := range names {
-		if name.Bad() {
+		if name.Bad() && strings.EqualFold(name.Base, uki.Base) {
 			bad = name
 		}
 	}
@@ -336,27 +338,29 @@ func (e ESP) superfluous(keep []UKI) ([]string, error) {
 		if !ok {
 			return !strings.HasSuffix(file, temporary) // what is neither is none of ours
 		}
-		return slices.ContainsFunc(keep, func(u UKI) bool { return strings.EqualFold(u.Base, name.Base) })
+		return slices.ContainsFunc(keep, func(u UKI) bool {
+			return strings.EqualFold(u.Base, name.Base) || strings.Contains(file, "~") && e.Verify(file, u) == nil
+		})
 	}), nil
 }
 
 // makeWay removes the names of base that the new name must not meet. Besides the name itself those are, before a trial, all
 // counted ones: where the loader finds the name it would count down to, it does not count, and a version that panics would
 // be started for ever.
-func (e ESP) makeWay(name Name) error {
-	return e.removeNames(name.Base, func(have Name) bool {
+func (e ESP) makeWay(uki UKI, name Name) error {
+	return e.removeNames(uki, func(have Name) bool {
 		return have == name || have.Counted && name.Counted && name.Left > 0
 	})
 }
 
-// removeOthers removes all names of base but one.
-func (e ESP) removeOthers(base string, keep Name) error {
-	return e.removeNames(base, func(have Name) bool { return have != keep })
+// removeOthers removes all names of a UKI but one.
+func (e ESP) removeOthers(uki UKI, keep Name) error {
+	return e.removeNames(uki, func(have Name) bool { return have != keep })
 }
 
-// removeNames removes the names of base that match, and makes that last.
-func (e ESP) removeNames(base string, match func(Name) bool) error {
-	names, err := e.named(base)
+// removeNames removes the names of a UKI that match, and makes that last.
+func (e ESP) removeNames(uki UKI, match func(Name) bool) error {
+	names, err := e.named(uki)
 	if err != nil {
 		return err
 	}

@@ -58,13 +58,13 @@ func steps() []step {
 			[]string{"edge_1.efi", "edge_2.efi"}, []string{"2"}},
 		{"commit twice", []string{"edge_1.efi", "edge_2.efi"}, func(e boot.ESP) error { return e.Commit(ctx, two) },
 			[]string{"edge_1.efi", "edge_2.efi"}, []string{"2"}},
-		{"mark trial bad", []string{"edge_1.efi", "edge_2+1-1.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+		{"mark trial bad", []string{"edge_1.efi", "edge_2+1-1.efi"}, func(e boot.ESP) error { return e.MarkBad(two) },
 			[]string{"edge_1.efi", "edge_2+0-1.efi"}, []string{"1", "2"}},
-		{"mark good bad", []string{"edge_1.efi", "edge_2.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+		{"mark good bad", []string{"edge_1.efi", "edge_2.efi"}, func(e boot.ESP) error { return e.MarkBad(two) },
 			[]string{"edge_1.efi", "edge_2+0-1.efi"}, []string{"1", "2"}},
-		{"mark twins bad", []string{"edge_1.efi", "edge_2.efi", "edge_2+1-1.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+		{"mark twins bad", []string{"edge_1.efi", "edge_2.efi", "edge_2+1-1.efi"}, func(e boot.ESP) error { return e.MarkBad(two) },
 			[]string{"edge_1.efi", "edge_2+0-1.efi"}, []string{"1", "2"}},
-		{"mark bad twice", []string{"edge_1.efi", "edge_2+0-2.efi"}, func(e boot.ESP) error { return e.MarkBad(two.Base) },
+		{"mark bad twice", []string{"edge_1.efi", "edge_2+0-2.efi"}, func(e boot.ESP) error { return e.MarkBad(two) },
 			[]string{"edge_1.efi", "edge_2+0-2.efi"}, []string{"1"}},
 		{"demote", []string{"edge_1.efi", "edge_2.efi"}, func(e boot.ESP) error { return e.Demote(ctx, two) },
 			[]string{"edge_1.efi", "edge_2+0-0.efi"}, []string{"1", "2"}},
@@ -162,5 +162,121 @@ func wantFiles(t *testing.T, p *boottest.Partition, want []string, when string) 
 	want = slices.Sorted(slices.Values(want))
 	if got := names(p); !slices.Equal(got, want) {
 		t.Fatalf("%s: %q, want %q", when, got, want)
+	}
+}
+
+// TestAlias: a cut rename left a UKI under the short name that FAT gives it, without counters.
+func TestAlias(t *testing.T) {
+	one, data := boottest.UKI("edge", "1")
+	two, second := boottest.UKI("edge", "2")
+	for name, test := range map[string]struct {
+		do   func(boot.ESP) error
+		want []string
+	}{
+		"commit":   {func(e boot.ESP) error { return e.Commit(context.Background(), two) }, []string{"edge_1.efi", "edge_2.efi"}},
+		"mark bad": {func(e boot.ESP) error { return e.MarkBad(two) }, []string{"edge_1.efi", "edge_2+0-1.efi"}},
+		"keep":     {func(e boot.ESP) error { return e.Collect(one, two) }, []string{"EDGE_2~1.EFI", "edge_1.efi"}},
+		"collect":  {func(e boot.ESP) error { return e.Collect(one) }, []string{"edge_1.efi"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &boottest.Partition{}
+			p.Put("edge_1.efi", data)
+			p.Put("EDGE_2~1.EFI", second)
+			if err := test.do(boot.ESP{Volume: p}); err != nil {
+				t.Fatal(err)
+			}
+			wantFiles(t, p, test.want, "afterwards")
+		})
+	}
+}
+
+// TestArmRefuses: what is not the UKI that was asked for gets no name that the loader looks at.
+func TestArmRefuses(t *testing.T) {
+	two, data := boottest.UKI("edge", "2")
+	flipped := bytes.Clone(data)
+	flipped[100] ^= 1
+	full := machine("edge_1.efi")
+	full.Capacity = int64(len(data)) * 3 / 2
+	for name, test := range map[string]struct {
+		p    *boottest.Partition
+		data []byte
+	}{
+		"flipped":   {machine("edge_1.efi"), flipped},
+		"truncated": {machine("edge_1.efi"), data[:len(data)-1]},
+		"too long":  {machine("edge_1.efi"), append(bytes.Clone(data), 0)},
+		"empty":     {machine("edge_1.efi"), nil},
+		"disk full": {full, data},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := (boot.ESP{Volume: test.p}).Arm(context.Background(), two, 2, source(test.data)); err == nil {
+				t.Error("armed")
+			}
+			for _, file := range names(test.p) {
+				if _, ok := boot.ParseName(file); ok && file != "edge_1.efi" {
+					t.Errorf("the loader sees %q", names(test.p))
+				}
+			}
+		})
+	}
+}
+
+// TestCollectKeepsWhatBoots: where a UKI that should be kept is damaged, nothing at all is removed.
+func TestCollectKeepsWhatBoots(t *testing.T) {
+	one, data := boottest.UKI("edge", "1")
+	p := machine("edge_0.efi", "edge_1.efi", "edge_2+0-2.efi")
+	data[7] ^= 1
+	p.Put("edge_1.efi", data)
+	p.Put("edge_3.new", data)
+	p.Put("notes.txt", data)
+	before := names(p)
+	if err := (boot.ESP{Volume: p}).Collect(one); !errors.Is(err, boot.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	wantFiles(t, p, before, "with a damaged UKI")
+	data[7] ^= 1
+	p.Put("edge_1.efi", data)
+	if err := (boot.ESP{Volume: p}).Collect(one); err != nil {
+		t.Fatal(err)
+	}
+	wantFiles(t, p, []string{"edge_1.efi", "notes.txt"}, "once it is whole")
+}
+
+// TestDirectory runs the life of a UKI on a real directory.
+func TestDirectory(t *testing.T) {
+	ctx := context.Background()
+	volume, err := boot.OpenVolume(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := boot.ESP{Volume: volume}
+	one, first := boottest.UKI("edge", "1")
+	two, second := boottest.UKI("edge", "2")
+	for _, step := range []struct {
+		do   func() error
+		want []string
+	}{
+		{func() error { return errors.Join(e.Arm(ctx, one, 1, source(first)), e.Commit(ctx, one)) }, []string{"edge_1.efi"}},
+		{func() error { return e.Arm(ctx, two, 3, source(second)) }, []string{"edge_1.efi", "edge_2+3-0.efi"}},
+		{func() error { return e.Demote(ctx, one) }, []string{"edge_1+0-0.efi", "edge_2+3-0.efi"}},
+		{func() error { return e.Commit(ctx, one) }, []string{"edge_1.efi", "edge_2+3-0.efi"}},
+		{func() error { return e.MarkBad(two) }, []string{"edge_1.efi", "edge_2+0-1.efi"}},
+		{func() error { return e.Collect(one) }, []string{"edge_1.efi"}},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := volume.Names()
+		if slices.Sort(got); err != nil || !slices.Equal(got, step.want) {
+			t.Fatalf("%q, %v; want %q", got, err, step.want)
+		}
+	}
+	room, err := e.Room()
+	_, free, _ := volume.Space()
+	if err != nil || room < free {
+		t.Errorf("room %d, %v; %d are free already", room, err, free)
+	}
+	adopted, err := e.Adopt("EDGE_1")
+	if err != nil || adopted != one {
+		t.Errorf("adopted %+v, %v; want %+v", adopted, err, one)
 	}
 }

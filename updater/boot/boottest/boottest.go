@@ -14,6 +14,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"roost/images"
 	"roost/images/durable"
@@ -55,6 +56,17 @@ func (p *Partition) Put(name string, data []byte) {
 	p.init()
 	c := &content{data: bytes.Clone(data), lasting: bytes.Clone(data)}
 	p.files[name], p.lasting[name] = c, c
+}
+
+// spelled returns a name as the directory has it: FAT does not tell cases apart.
+func (p *Partition) spelled(name string) string {
+	p.init()
+	for have := range p.files {
+		if strings.EqualFold(have, name) {
+			return have
+		}
+	}
+	return name
 }
 
 func (p *Partition) init() {
@@ -187,7 +199,7 @@ func (p *Partition) Names() ([]string, error) {
 }
 
 func (p *Partition) Size(name string) (int64, error) {
-	p.init()
+	name = p.spelled(name)
 	if c := p.files[name]; c != nil && !p.cut {
 		return int64(len(c.data)), nil
 	}
@@ -199,7 +211,7 @@ func (p *Partition) Open(name string) (io.ReadCloser, error) {
 	if p.cut {
 		return nil, ErrPowerCut
 	}
-	c := p.files[name]
+	c := p.files[p.spelled(name)]
 	if c == nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
@@ -210,6 +222,7 @@ func (p *Partition) Create(name string) (durable.File, error) {
 	if err := p.tick(); err != nil {
 		return nil, err
 	}
+	name = p.spelled(name)
 	c := p.files[name]
 	if c == nil {
 		c = &content{}
@@ -228,11 +241,12 @@ func (p *Partition) Rename(from, to string) error {
 	if err := p.tick(); err != nil {
 		return err
 	}
+	from = p.spelled(from)
 	c := p.files[from]
 	if c == nil {
 		return &fs.PathError{Op: "rename", Path: from, Err: fs.ErrNotExist}
 	}
-	if p.files[to] != nil {
+	if p.files[p.spelled(to)] != nil {
 		return fmt.Errorf("rename %s: %s exists; the order of effects on FAT would be open", from, to)
 	}
 	p.change(change{from: from, to: to, content: c})
@@ -243,6 +257,7 @@ func (p *Partition) Remove(name string) error {
 	if err := p.tick(); err != nil {
 		return err
 	}
+	name = p.spelled(name)
 	if p.files[name] == nil {
 		return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrNotExist}
 	}
