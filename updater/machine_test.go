@@ -264,8 +264,8 @@ func (s *slots) describe() string {
 	text := ""
 	for i, id := range []string{"a", "b"} {
 		version := "-"
-		for v, r := range s.machine.documents {
-			if r.RootHash == s.held[i] && s.held[i] == s.holds[i] {
+		for _, v := range slices.Backward(slices.Sorted(maps.Keys(s.machine.documents))) {
+			if s.machine.documents[v].RootHash == s.held[i] && s.held[i] == s.holds[i] {
 				version = v
 			}
 		}
