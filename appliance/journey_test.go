@@ -268,7 +268,7 @@ func (l *lab) settled(want api.State) *api.Update {
 
 // assigned asks as a boot server would, after the records have settled.
 func assigned(c *Control, n int) pxe.Verdict {
-	if _, err := c.roster.read(context.Background()); err != nil {
+	if err := c.roster.read(context.Background()); err != nil {
 		return pxe.Verdict{Refuse: err.Error()}
 	}
 	address, _ := net.ParseMAC(mac(n))

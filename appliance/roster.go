@@ -46,32 +46,18 @@ func (r *roster) Assign(_ context.Context, c pxe.Client) pxe.Verdict {
 
 // run follows the store until ctx ends.
 func (r *roster) run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		revision, err := r.read(ctx)
-		if err == nil {
-			err = r.store.Watch(ctx, revision, func(events []api.Event) error {
-				for _, e := range events {
-					if e.Kind == "host" || e.Kind == "site" {
-						_, err := r.read(ctx)
-						return err
-					}
-				}
-				return nil
-			})
-		}
-		if ctx.Err() == nil {
+	r.store.Follow(ctx, []string{"host", "site"}, 100*time.Millisecond, time.Minute, func(ctx context.Context) {
+		if err := r.read(ctx); err != nil && ctx.Err() == nil {
 			r.log.Warn("cannot follow hosts for the boot server", "error", err)
-			rest(ctx, time.Second)
 		}
-	}
+	})
 	return nil
 }
 
-func (r *roster) read(ctx context.Context) (revision int64, err error) {
-	err = r.store.View(ctx, func(tx *store.Tx) error {
-		revision = tx.Revision()
+func (r *roster) read(ctx context.Context) error {
+	return r.store.View(ctx, func(tx *store.Tx) error {
 		site := store.Sites().Get(tx, "site")
-		barred := bar(store.Hosts().List(tx))
+		barred := bar(store.Hosts().Scan(tx))
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.known, r.barred, r.current = true, barred, ""
@@ -80,7 +66,6 @@ func (r *roster) read(ctx context.Context) (revision int64, err error) {
 		}
 		return nil
 	})
-	return revision, err
 }
 
 // bar lists the machines that must not boot from the network.

@@ -77,7 +77,7 @@ func (m *Manager) Ensure(ctx context.Context) error {
 	now := m.config.Now()
 	var silent []string
 	err := m.config.Store.View(ctx, func(tx *store.Tx) error {
-		for _, h := range store.Hosts().List(tx) {
+		for _, h := range store.Hosts().Scan(tx) {
 			if next := review(h, m.last(h.ID), now, m.config.Silence); next != nil {
 				silent = append(silent, h.ID)
 			}

@@ -32,7 +32,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var err error
 	switch args[0] {
 	case "run":
-		debug.SetGCPercent(50) // memory is dearer here than cycles
+		debug.SetGCPercent(50)          // memory is dearer here than cycles
+		debug.SetMemoryLimit(128 << 20) // soft: beyond it the collector works harder
 		err = appliance.Run(ctx, log)
 	case "render":
 		err = appliance.Render("/", log)

@@ -57,55 +57,12 @@ func New(config Config) *Manager {
 
 // Run calls Ensure whenever a host or an update changed, and every ten seconds for what only time changes.
 func (m *Manager) Run(ctx context.Context) error {
-	changed := make(chan struct{}, 1)
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
-		m.watch(ctx, changed)
-	}()
-	defer func() { <-watching }()
-	tick := time.NewTicker(10 * time.Second)
-	defer tick.Stop()
-	for {
+	m.config.Store.Follow(ctx, []string{"host", "update"}, 20*time.Millisecond, 10*time.Second, func(ctx context.Context) {
 		if err := m.Ensure(ctx); err != nil && ctx.Err() == nil {
 			m.config.Log.Warn("cannot advance update", "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		case <-tick.C:
-		}
-	}
-}
-
-// watch signals changes; a signal that is not yet taken stands for all later ones.
-func (m *Manager) watch(ctx context.Context, changed chan<- struct{}) {
-	for ctx.Err() == nil {
-		var from int64
-		err := m.config.Store.View(ctx, func(tx *store.Tx) error { from = tx.Revision(); return nil })
-		if err == nil {
-			err = m.config.Store.Watch(ctx, from, func(events []api.Event) error {
-				for _, e := range events {
-					if e.Kind == "host" || e.Kind == "update" {
-						select {
-						case changed <- struct{}{}:
-						default:
-						}
-						break
-					}
-				}
-				return nil
-			})
-		}
-		if ctx.Err() == nil {
-			m.config.Log.Warn("cannot watch store", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
-	}
+	})
+	return nil
 }
 
 // Ensure advances the running update by what the hosts report.

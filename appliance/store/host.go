@@ -16,9 +16,9 @@ func FindHost(tx *Tx, ref string) (*api.Host, error) {
 		return h, nil
 	}
 	var found []*api.Host
-	for _, h := range Hosts().List(tx) {
+	for _, h := range Hosts().Scan(tx) {
 		if h.Name == ref {
-			return h, nil
+			return Hosts().Get(tx, h.ID), nil
 		}
 		if len(ref) >= 6 && (strings.HasPrefix(h.ID, ref) || strings.HasPrefix(h.Fingerprint.Hex(), strings.TrimPrefix(ref, "sha256:"))) {
 			found = append(found, h)
@@ -28,7 +28,7 @@ func FindHost(tx *Tx, ref string) (*api.Host, error) {
 	case 0:
 		return nil, api.NotFound.Errorf("cannot find host %q: no host has this name, id or fingerprint", ref)
 	case 1:
-		return found[0], nil
+		return Hosts().Get(tx, found[0].ID), nil
 	}
 	return nil, api.Conflict.Errorf("cannot find host %q: %d hosts begin with it", ref, len(found))
 }

@@ -55,6 +55,8 @@ type Store struct {
 	now    func() time.Time
 
 	mu sync.Mutex // one update at a time within this process; guards nothing but spares retries
+
+	decoded cache
 }
 
 // Open starts the engine and returns when it can write, or when ctx ends.
@@ -165,6 +167,6 @@ func (s *Store) begin(ctx context.Context) (tx *Tx, seen int64, err error) {
 	if len(answer.Kvs) > 0 {
 		seen = answer.Kvs[0].ModRevision
 	}
-	tx = &Tx{ctx: ctx, client: s.client, revision: answer.Header.Revision, now: s.now().UTC(), writes: map[string][]byte{}}
+	tx = &Tx{ctx: ctx, client: s.client, decoded: &s.decoded, revision: answer.Header.Revision, now: s.now().UTC(), writes: map[string][]byte{}}
 	return tx, seen, nil
 }

@@ -19,6 +19,7 @@ import (
 type Tx struct {
 	ctx      context.Context
 	client   *clientv3.Client
+	decoded  *cache
 	revision int64
 	now      time.Time
 	serial   int               // of objects whose id this transaction made

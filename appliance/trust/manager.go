@@ -101,16 +101,16 @@ func (m *Manager) Ensure(ctx context.Context) error {
 	now := m.config.Now()
 	m.forgetSources(now)
 	_, err := m.config.Store.Update(ctx, func(tx *store.Tx) error {
-		for _, h := range store.Hosts().List(tx) {
+		for _, h := range store.Hosts().Scan(tx) {
 			switch {
 			case h.Phase != api.Discovered && h.Phase != api.Approved || m.live(h, now):
 			case now.Sub(h.LastSeen) > m.config.Limits.Expiry:
 				remove(tx, h)
 				tx.Audit(store.Actor{Name: "manager/trust"}, "expire host", "host/"+h.ID, "not heard of since "+h.LastSeen.Format(time.RFC3339))
 			case h.Availability != api.Offline:
-				h.Availability = api.Offline
-				h.Reason = "the machine has left"
-				store.Hosts().Put(tx, h)
+				gone := *h
+				gone.Availability, gone.Reason = api.Offline, "the machine has left"
+				store.Hosts().Put(tx, &gone)
 			}
 		}
 		return nil

@@ -28,7 +28,7 @@ func (m *Manager) Enrol(ctx context.Context, key images.Digest, source string, e
 	var host *api.Host
 	var installed bool // before, by its record: such a machine needs a person's approval to be installed again
 	_, err := m.config.Store.Update(ctx, func(tx *store.Tx) error {
-		hosts := store.Hosts().List(tx)
+		hosts := store.Hosts().Scan(tx)
 		installed = slices.ContainsFunc(hosts, func(h *api.Host) bool {
 			return (h.Phase == api.Installed || h.Phase == api.InService) && same(c, h)
 		})
@@ -42,6 +42,7 @@ func (m *Manager) Enrol(ctx context.Context, key images.Digest, source string, e
 		store.Hosts().Put(tx, host)
 		for _, rival := range hosts {
 			if slices.Contains(decision.rivals, rival.ID) && !slices.Contains(rival.Rivals, host.ID) {
+				rival = store.Hosts().Get(tx, rival.ID)
 				rival.Rivals = append(rival.Rivals, host.ID)
 				store.Hosts().Put(tx, rival)
 				tx.Audit(store.Actor{Name: "manager/trust"}, "flag rival", "host/"+rival.ID, "host "+host.ID+" claims the same hardware with another key")
@@ -187,7 +188,7 @@ func (m *Manager) Approve(ctx context.Context, by store.Actor, ref string, appro
 		if err != nil {
 			return err
 		}
-		hosts := store.Hosts().List(tx)
+		hosts := store.Hosts().Scan(tx)
 		rivals := rivalsOf(h, hosts)
 		if err := approvable(h, approval, rivals, m.liveIn(hosts, now)); err != nil {
 			return err
@@ -334,25 +335,21 @@ func (m *Manager) wakeAll() {
 
 // Await returns the grant for the key, waiting for it up to d; nil when there is none yet.
 func (m *Manager) Await(ctx context.Context, key images.Digest, d time.Duration) (*api.Grant, error) {
+	host, err := m.holder(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	m.arrive(host)
+	defer m.leave(host)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	host := ""
-	defer func() {
-		if host != "" {
-			m.leave(host)
-		}
-	}()
 	for {
 		m.mu.Lock()
 		wake := m.wake
 		m.mu.Unlock()
-		grant, id, err := m.granted(ctx, key)
+		grant, err := m.granted(ctx, host, key)
 		if err != nil || grant != nil {
 			return grant, err
-		}
-		if host == "" {
-			host = id
-			m.arrive(id)
 		}
 		select {
 		case <-wake:
@@ -379,18 +376,33 @@ func (m *Manager) leave(id string) {
 	m.heard[id] = m.config.Now()
 }
 
-func (m *Manager) granted(ctx context.Context, key images.Digest) (grant *api.Grant, id string, err error) {
+// holder finds the host with the key.
+func (m *Manager) holder(ctx context.Context, key images.Digest) (id string, err error) {
 	err = m.config.Store.View(ctx, func(tx *store.Tx) error {
-		for _, h := range store.Hosts().List(tx) {
+		for _, h := range store.Hosts().Scan(tx) {
 			if h.Fingerprint == key {
 				id = h.ID
-				grant = grants().Get(tx, id)
 				return nil
 			}
 		}
-		return api.Gone.Errorf("cannot wait for a grant: no machine with this key is known; enrol again")
+		return unknownKey()
 	})
-	return grant, id, err
+	return id, err
+}
+
+func (m *Manager) granted(ctx context.Context, host string, key images.Digest) (grant *api.Grant, err error) {
+	err = m.config.Store.View(ctx, func(tx *store.Tx) error {
+		if h := store.Hosts().Get(tx, host); h == nil || h.Fingerprint != key {
+			return unknownKey()
+		}
+		grant = grants().Get(tx, host)
+		return nil
+	})
+	return grant, err
+}
+
+func unknownKey() error {
+	return api.Gone.Errorf("cannot wait for a grant: no machine with this key is known; enrol again")
 }
 
 // Renew signs a new certificate for a host, over the key it has.
