@@ -256,10 +256,11 @@ func TestDecide(t *testing.T) {
 			t.Errorf("%s: keep %v", file, got)
 		}
 	}
-	modules := []Rule{{true, "virtio-*"}, {true, "kernel/fs/**"}, {false, "kernel/fs/ntfs3/**"}, {false, "virtio_gpu"}}
+	modules := []Rule{{true, "kernel/drivers/gpu/drm/*.ko"}, {true, "virtio-*"}, {true, "kernel/fs/**"}, {false, "kernel/fs/ntfs3/**"}, {false, "virtio_gpu"}}
 	for file, want := range map[string]bool{
 		"kernel/drivers/net/virtio_net.ko.xz": true, "kernel/drivers/virtio/virtio-rng.ko": true, "kernel/fs/ext4/ext4.ko.xz": true,
 		"kernel/fs/ntfs3/ntfs3.ko.xz": false, "kernel/drivers/gpu/drm/virtio/virtio-gpu.ko.xz": false, "kernel/sound/soundcore.ko.xz": false,
+		"kernel/drivers/gpu/drm/drm.ko.xz": true, "kernel/drivers/gpu/drm/drm.ko": true,
 	} {
 		if got := DecideModule(modules, file, false); got != want {
 			t.Errorf("%s: keep %v", file, got)

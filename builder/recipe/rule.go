@@ -23,9 +23,13 @@ func Decide(rules []Rule, file string, otherwise bool) bool {
 }
 
 // DecideModule applies rules to a kernel module by its path below /usr/lib/modules/RELEASE, for example
-// "kernel/drivers/net/virtio_net.ko.xz". A pattern without a slash is compared with the module's name, where - and _ are one.
+// "kernel/drivers/net/virtio_net.ko.xz", of which the ending after .ko does not count. A pattern without a slash is
+// compared with the module's name, where - and _ are one.
 func DecideModule(rules []Rule, file string, otherwise bool) bool {
 	name := moduleName(file)
+	if i := strings.LastIndex(file, ".ko."); i >= 0 {
+		file = file[:i+len(".ko")]
+	}
 	for i := len(rules) - 1; i >= 0; i-- {
 		pattern := rules[i].Pattern
 		if !strings.Contains(pattern, "/") {
