@@ -34,6 +34,11 @@ func DefaultInitrdModules() []recipe.Rule {
 	return rules
 }
 
+// requiredModules are what /init itself asks for by name, whatever a recipe says: without one of them no machine boots.
+func requiredModules() []string {
+	return []string{"efivarfs", "efi_pstore", "loop", "dm_mod", "dm_verity", "erofs", "overlay", "ext4", "isofs"}
+}
+
 // moduleSet is the modules of one kernel, chosen for an initrd, with what is needed of depmod's indexes.
 type moduleSet struct {
 	home    string       // directory of the kernel release in the tree
@@ -65,6 +70,9 @@ func chooseModules(in Input) (*moduleSet, error) {
 	x.read(lines)
 
 	chosen := map[string]bool{}
+	for _, name := range requiredModules() {
+		x.choose(name, chosen)
+	}
 	for name, file := range x.files {
 		if recipe.DecideModule(rules, file, false) {
 			x.choose(name, chosen)
