@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +26,9 @@ import (
 	"roost/builder/archive"
 	"roost/builder/lock"
 	"roost/images"
+	"roost/images/depot"
 	"roost/images/keys"
+	"roost/images/release"
 	"roost/recipes"
 	"roost/test/lab"
 )
@@ -49,7 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &command.UsageError{Command: c, Err: err} })
-	root.AddCommand(buildCommand(), lockCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
+	root.AddCommand(buildCommand(), lockCommand(), imageCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
 	root.PersistentFlags().String("site", "", "site to talk to: a name, or the path of a context file; default $ROOST_SITE, else the only one known")
 	err := root.ExecuteContext(ctx)
 	var usage *command.UsageError
@@ -446,3 +449,85 @@ func buildCommand() *cobra.Command {
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+// withRelease opens a depot and one release of it.
+func withRelease(c *cobra.Command, ref, which string, do func(r *depot.Release) error) error {
+	d, err := depot.Open(c.Context(), ref, depot.Options{})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	r, err := d.Get(c.Context(), which)
+	if err != nil {
+		return err
+	}
+	return do(r)
+}
+
+func imageCommand() *cobra.Command {
+	var which, key, cert string
+	var size int64
+	diskVerb := &cobra.Command{
+		Use: "disk DEPOT FILE", Short: "Make a raw disk that boots a release from slot A", Args: command.Exact(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withRelease(c, args[0], which, func(r *depot.Release) error {
+				return builder.WriteDisk(c.Context(), r, args[1], size<<30)
+			})
+		},
+	}
+	diskVerb.Flags().Int64Var(&size, "size", 0, "size in GiB; the least the release needs when 0")
+	iso := &cobra.Command{
+		Use: "iso DEPOT FILE", Short: "Make an ISO image that boots a release from an optical drive or a USB stick", Args: command.Exact(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withRelease(c, args[0], which, func(r *depot.Release) error { return builder.WriteISO(c.Context(), r, args[1]) })
+		},
+	}
+	verify := &cobra.Command{
+		Use: "verify DEPOT", Short: "Check a release: signature, digests, Secure Boot signatures, every block of the root image", Args: command.Exact(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return withRelease(c, args[0], which, func(r *depot.Release) error { return verifyRelease(c, r, key, cert) })
+		},
+	}
+	verify.Flags().StringVar(&key, "key", "", "public release key to verify with, PEM (required)")
+	verify.Flags().StringVar(&cert, "cert", "", "Secure Boot certificate that must have signed UKI and loader, PEM")
+	if err := verify.MarkFlagRequired("key"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	inspect := &cobra.Command{Use: "inspect DEPOT", Short: "Show what a release is made of", Args: command.Exact(1)}
+	format := command.OutputFlag(inspect)
+	inspect.RunE = func(c *cobra.Command, args []string) error {
+		return withRelease(c, args[0], which, func(r *depot.Release) error {
+			if *format == "table" { // a document is no table; YAML is what people read best
+				*format = "yaml"
+			}
+			value := map[string]any{"digest": r.Manifest.Digest, "signatures": len(r.Bundle.Signatures), "release": r.Document}
+			return command.Table{Value: value}.Print(c.OutOrStdout(), *format)
+		})
+	}
+	c := command.Noun("image", "Make bootable media of releases, inspect and verify them", inspect, verify, diskVerb, iso)
+	c.PersistentFlags().StringVar(&which, "release", "", "which release of the depot: digest, version or NAME:VERSION; the newest when empty")
+	return c
+}
+
+func verifyRelease(c *cobra.Command, r *depot.Release, keyFile, certFile string) error {
+	text, err := os.ReadFile(keyFile)
+	if err != nil {
+		return fmt.Errorf("cannot read release key: %w", err)
+	}
+	policy := release.Policy{}
+	if policy.Keys, err = release.ParseKeys(text); err != nil {
+		return err
+	}
+	var cert *x509.Certificate
+	if certFile != "" {
+		if cert, err = keys.ReadCertificate(certFile); err != nil {
+			return err
+		}
+	}
+	v, err := builder.Verify(c.Context(), r, policy, cert)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.OutOrStdout(), "%s %s is good: signed, complete, and every block of its root image matches %s\n", v.Release.Name, v.Release.Version, v.Release.RootHash)
+	return nil
+}

@@ -72,7 +72,7 @@ var mayImport = map[string][]string{
 	"appliance/server":    {"appliance/api", "appliance/store", "appliance/config", "appliance/fault", "appliance/host", "appliance/service", "appliance/software", "appliance/trust", "appliance/console", "images"},
 	"appliance/console":   {"appliance/api", "appliance/store"},
 	"appliance/client":    {"appliance/api", "images", "images/durable"},
-	"appliance/command":   {"appliance/api", "appliance/client", "appliance/trust", "images"},
+	"appliance/command":   {"appliance/api", "appliance/client", "appliance/trust", "images", "images/depot"},
 
 	"test/lab": {"images/...", "pxe/...", "appliance/client", "appliance/api"},
 	"test/...": {"..."},

@@ -172,6 +172,19 @@ func (s *Set) Owner() string { return s.owner }
 // Certificate returns the certificate of PK, KEK or DB; nil for any other name.
 func (s *Set) Certificate(use string) *x509.Certificate { return s.boot[use].cert }
 
+// ReadCertificate reads a PEM certificate, such as db.crt of a set.
+func ReadCertificate(path string) (*x509.Certificate, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read certificate: %w", err)
+	}
+	der, err := decode(text, "CERTIFICATE")
+	if err != nil {
+		return nil, fmt.Errorf("cannot read certificate %s: %w", path, err)
+	}
+	return x509.ParseCertificate(der)
+}
+
 func loadPair(base string) (pair, error) {
 	signer, err := loadPrivate(base + ".key")
 	if err != nil {

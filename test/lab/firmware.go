@@ -43,7 +43,7 @@ type accelerator struct {
 
 var (
 	kvm = accelerator{name: "kvm", cpu: "host", args: []string{"-accel", "kvm"}}
-	tcg = accelerator{name: "tcg", cpu: "max", args: []string{"-accel", "tcg,thread=multi,tb-size=512"}}
+	tcg = accelerator{name: "tcg", cpu: "max,la57=off", args: []string{"-accel", "tcg,thread=multi,tb-size=512"}}
 )
 
 // probeAccelerator finds out whether KVM really runs firmware here: /dev/kvm may open and still not be able to. The

@@ -1,0 +1,143 @@
+package builder
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"roost/images"
+	"roost/images/depot"
+	"roost/images/disk"
+	"roost/images/disk/media"
+	"roost/images/release"
+	"roost/images/rootfs"
+	"roost/images/uki"
+	"roost/images/uki/authenticode"
+)
+
+// WriteDisk makes the file a raw disk of size bytes (0: the least the release needs) that boots the release from slot A.
+// What the file held is lost; after an error there is no file.
+func WriteDisk(ctx context.Context, r *depot.Release, path string, size int64) error {
+	needs := r.Document.Needs
+	if size == 0 {
+		size = needs.Disk
+	}
+	return writeMedium(ctx, r, path, func(f *os.File, p media.Parts) error {
+		return media.WriteDisk(f, size, disk.Layout{Slot: needs.Slot, Verity: needs.Verity}, p)
+	})
+}
+
+// WriteISO makes the file an ISO image that boots the release from an optical drive or a USB stick.
+func WriteISO(ctx context.Context, r *depot.Release, path string) error {
+	return writeMedium(ctx, r, path, media.WriteISO)
+}
+
+func writeMedium(ctx context.Context, r *depot.Release, path string, write func(*os.File, media.Parts) error) error {
+	d := r.Document
+	p := media.Parts{Name: d.Name, Version: d.Version, RootHash: d.RootHash, Created: d.Created}
+	for kind, to := range map[images.Kind]*media.Part{images.KindUKI: &p.UKI, images.KindRoot: &p.Root, images.KindVerity: &p.Verity} {
+		body, part, err := r.Content(ctx, kind)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		*to = media.Part{Content: body, Size: part.Size}
+	}
+	loader, _, err := r.Content(ctx, images.KindLoader)
+	if err != nil {
+		return err
+	}
+	defer loader.Close()
+	if p.Loader, err = io.ReadAll(loader); err != nil {
+		return fmt.Errorf("cannot read the boot loader: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	if err := errors.Join(write(f, p), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("cannot write %s: %w", path, err), os.Remove(path))
+	}
+	return nil
+}
+
+// Verify checks a release as a machine would before it takes it, and more: the signature against the policy, every part
+// against its digest, the UKI's and the loader's Authenticode signatures against the certificate when one is given, the root
+// hash in the UKI's command line, and every block of the root image against that root hash.
+func Verify(ctx context.Context, r *depot.Release, policy release.Policy, cert *x509.Certificate) (*release.Verified, error) {
+	v, err := release.Verify(r.Bundle, policy)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "roost-verify-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot verify release: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	files := map[images.Kind]*os.File{}
+	for _, kind := range images.Kinds() {
+		if files[kind], err = unpack(ctx, r, kind, dir); err != nil {
+			return nil, fmt.Errorf("cannot verify release: %w", err)
+		}
+		defer files[kind].Close()
+	}
+	if err := verifyBoot(files, v.Release, cert); err != nil {
+		return nil, fmt.Errorf("cannot verify release: %w", err)
+	}
+	if err := rootfs.Verify(ctx, files[images.KindRoot], files[images.KindVerity], v.Release.RootHash); err != nil {
+		return nil, fmt.Errorf("cannot verify release: %w", err)
+	}
+	return v, nil
+}
+
+// unpack writes one part, decompressed and checked against its digest, to a file without a name to keep.
+func unpack(ctx context.Context, r *depot.Release, kind images.Kind, dir string) (*os.File, error) {
+	body, _, err := r.Content(ctx, kind)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	f, err := os.Create(filepath.Join(dir, string(kind)))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(f, body); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", kind, err), f.Close())
+	}
+	return f, nil
+}
+
+func verifyBoot(files map[images.Kind]*os.File, doc *images.Release, cert *x509.Certificate) error {
+	image, err := uki.Open(files[images.KindUKI], doc.UKI.Size)
+	if err != nil {
+		return err
+	}
+	line, err := image.CommandLine()
+	if err != nil {
+		return err
+	}
+	hash, err := uki.RootHash(line)
+	if err != nil {
+		return err
+	}
+	if hash != doc.RootHash || line != doc.CommandLine {
+		return fmt.Errorf("the UKI's command line is %q, the release document says %q", line, doc.CommandLine)
+	}
+	if cert == nil {
+		return nil
+	}
+	for _, kind := range []images.Kind{images.KindUKI, images.KindLoader} {
+		pe, err := io.ReadAll(io.NewSectionReader(files[kind], 0, doc.Part(kind).Size))
+		if err != nil {
+			return err
+		}
+		if err := authenticode.Verify(pe, cert); err != nil {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
+	}
+	return nil
+}
