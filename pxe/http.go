@@ -158,7 +158,7 @@ func (a *attendance) file(w http.ResponseWriter, r *http.Request, c Client, offe
 		a.refuse(w, r, c, fmt.Errorf("cannot open %s: %w", r.URL.Path, err))
 		return
 	}
-	defer content.Close() //nolint:errcheck // opened for reading
+	defer content.Close() // opened for reading
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("ETag", `"`+part.Digest.Hex()+`"`)
 	var body io.ReadSeeker = content

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -36,6 +37,7 @@ type errand struct {
 	Probe      time.Duration
 	Ask        string        // instead of serving: ask for an address on eth0 as a client of this class and print what comes
 	AskWait    time.Duration // after each question
+	Get        string        // instead of serving: print the HTTP status of this URL
 }
 
 const errandVariable = "PXE_TEST_ERRAND"
@@ -59,6 +61,14 @@ func runErrand(text string) error {
 	}
 	if e.Ask != "" {
 		return ask(e.Ask, e.AskWait)
+	}
+	if e.Get != "" {
+		response, err := http.Get(e.Get)
+		if err != nil {
+			return err
+		}
+		fmt.Println(response.StatusCode)
+		return response.Body.Close()
 	}
 	content, err := os.ReadFile(e.UKI)
 	if err != nil {
@@ -203,6 +213,18 @@ func (w *wire) ask(class string) string {
 		w.t.Fatalf("ask: %v\n%s", err, out)
 	}
 	return out
+}
+
+// get returns the HTTP status that a side gets.
+func (w *wire) get(side, url string) string {
+	w.t.Helper()
+	command := w.in(side, os.Args[0])
+	command.Env = append(os.Environ(), fmt.Sprintf(`%s={"Get":%q}`, errandVariable, url))
+	out, err := command.CombinedOutput()
+	if err != nil {
+		w.t.Fatalf("get: %v\n%s", err, out)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func (w *wire) askFor(class string, wait time.Duration) (string, error) {

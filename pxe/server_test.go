@@ -115,14 +115,14 @@ func freePorts(t testing.TB) pxe.Ports {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close() //nolint:errcheck // test
+		defer conn.Close() // test
 		return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 	}
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // test
+	defer listener.Close() // test
 	return pxe.Ports{DHCP: port(), DHCPClient: port(), BINL: port(), TFTP: port(), HTTP: listener.Addr().(*net.TCPAddr).AddrPort().Port()}
 }
 

@@ -31,7 +31,7 @@ func Probe(ctx context.Context, iface *net.Interface, own netip.Addr, client, se
 	if err != nil {
 		return nil, fmt.Errorf("cannot probe for DHCP servers: %w", err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing was written that could be lost
+	defer conn.Close() // nothing was written that could be lost
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()) })
 	defer stop()
 	discover, err := probeDiscover(iface, own)

@@ -93,7 +93,7 @@ func pinAlone(b *testing.B, content []byte) netip.AddrPort {
 // free returns a UDP port that nobody had a moment ago.
 func free(b *testing.B) netip.AddrPort {
 	conn := listen(b)
-	defer conn.Close() //nolint:errcheck // test
+	defer conn.Close() // test
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 

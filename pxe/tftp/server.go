@@ -260,7 +260,7 @@ func (l *listener) send(ctx context.Context, peer netip.AddrPort, r request, fil
 	if err != nil {
 		return 0, 0, fmt.Errorf("cannot open socket to %s: %w", peer, err)
 	}
-	defer conn.Close() //nolint:errcheck // a datagram socket has nothing to flush
+	defer conn.Close() // a datagram socket has nothing to flush
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	t := &transfer{conn: conn, block: r.blockSize, window: max(1, r.window), timeout: l.config.Timeout}

@@ -359,7 +359,7 @@ func deliverOver(t testing.TB, content []byte, window int, shim func(net.Conn) n
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // test
+	defer conn.Close() // test
 	k.Peer = address
 	r := request{blockSize: 1468, window: window}
 	m := &memory{content: content}
