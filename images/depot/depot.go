@@ -105,14 +105,14 @@ func (d *Depot) String() string { return d.reference.String() }
 
 // Entry is one release on the list of a depot. When Err is set only Repository and Tag are known.
 type Entry struct {
-	Repository   string
-	Tag          string
-	Name         string
-	Version      images.Version
-	Digest       images.Digest // of the manifest
-	Created      time.Time
-	Architecture string
-	Err          error // why the release cannot be read
+	Repository   string         `json:"repository"`
+	Tag          string         `json:"tag"`
+	Name         string         `json:"name"`
+	Version      images.Version `json:"version"`
+	Digest       images.Digest  `json:"digest"` // of the manifest
+	Created      time.Time      `json:"created"`
+	Architecture string         `json:"architecture"`
+	Err          error          `json:"-"` // why the release cannot be read
 }
 
 // List returns the releases in the depot by name and version, oldest first. What is no release is left out; a release that

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"roost/images"
 	"roost/images/depot"
@@ -170,6 +171,26 @@ var contract = map[string]func(t *testing.T, ref string){
 		}
 		if r, err := d.Get(context.Background(), "edge:"+string(old.Manifest.Digest)); err != nil || r.Document.Kernel != "6.12.0-test" {
 			t.Errorf("the older release is gone: %v", err)
+		}
+	},
+	"remove": func(t *testing.T, ref string) {
+		key := releasetest.Key(t)
+		first := depottest.Publish(t, ref, imagestest.Release("edge", "1"), key)
+		depottest.Publish(t, ref, imagestest.Release("edge", "2"), key)
+		d := depottest.Open(t, ref)
+		for range 2 { // the second time there is nothing left to do
+			if err := d.Remove(context.Background(), first); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, reference := range []string{"edge:1", string(first.Manifest.Digest)} {
+			if _, err := d.Get(context.Background(), reference); !errors.Is(err, depot.ErrNotFound) {
+				t.Errorf("get %s after removal: %v", reference, err)
+			}
+		}
+		left, err := d.Get(context.Background(), "")
+		if err != nil || left.Document.Version != "2" || len(left.Bundle.Signatures) != 1 {
+			t.Errorf("left: %+v, %v", left, err)
 		}
 	},
 	"copy and export": func(t *testing.T, ref string) {
@@ -388,5 +409,47 @@ func TestCheck(t *testing.T) {
 	}
 	if problems, err := depot.Check(dir, false); err != nil || len(problems) != 1 {
 		t.Errorf("short blob: %v, %v", problems, err)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	dir := filepath.Join(tempDir(t), "layout")
+	key := releasetest.Key(t)
+	first := depottest.Publish(t, "oci:"+dir, imagestest.Release("edge", "1"), key)
+	second := depottest.Publish(t, "oci:"+dir, imagestest.Release("edge", "2"), key)
+	blobs := func() int {
+		entries, err := os.ReadDir(filepath.Join(dir, "blobs/sha256"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	all := blobs()
+	if freed, err := depot.Prune(dir, 0); err != nil || freed != 0 || blobs() != all {
+		t.Errorf("all is named: freed %d, %v", freed, err)
+	}
+	if err := depottest.Open(t, "oci:"+dir).Remove(context.Background(), first); err != nil {
+		t.Fatal(err)
+	}
+	if freed, err := depot.Prune(dir, time.Hour); err != nil || freed != 0 {
+		t.Errorf("all is young: freed %d, %v", freed, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "partial", strings.Repeat("0", 64)), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if freed, err := depot.Prune(dir, 0); err != nil || freed < 20000 || blobs() >= all {
+		t.Errorf("freed %d, %d of %d blobs left, %v", freed, blobs(), all, err)
+	}
+	checkParts(t, second)
+	if problems, err := depot.Check(dir, true); err != nil || len(problems) > 0 {
+		t.Errorf("check: %v, %v", problems, err)
+	}
+	manifest := filepath.Join(dir, "blobs/sha256", second.Manifest.Digest.Hex())
+	if err := os.WriteFile(manifest, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := blobs()
+	if _, err := depot.Prune(dir, 0); !errors.Is(err, depot.ErrCorrupt) || blobs() != before {
+		t.Errorf("pruned a damaged layout: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +26,9 @@ type RegistryConfig struct {
 	// Allow decides about each request; nil allows every pull and no push. A push includes the pulls that go with it.
 	// Its error goes to the client as 403, or as 401 if it wraps ErrLogin.
 	Allow   func(r *http.Request, push bool, repository string) error
-	MaxBlob int64 // bytes of the largest blob; 0: 64 GiB
-	Uploads int   // uploads begun and not finished; 0: 256
+	MaxBlob int64         // bytes of the largest blob; 0: 64 GiB
+	Uploads int           // uploads begun and not finished; 0: 256
+	Stall   time.Duration // how long a pushing client may send nothing; what came until then stays. 0: 1 min
 	Logger  *slog.Logger
 }
 
@@ -53,6 +55,9 @@ func NewRegistry(path string, c RegistryConfig) (*Registry, error) {
 	}
 	if c.Uploads <= 0 {
 		c.Uploads = 256
+	}
+	if c.Stall <= 0 {
+		c.Stall = time.Minute
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -417,21 +422,15 @@ func (g *Registry) checkManifest(ctx context.Context, data []byte, mediaType str
 	return nil
 }
 
-func (g *Registry) deleteManifest(w http.ResponseWriter, _ *http.Request, q route) error {
-	found := false
-	err := g.layout.changeIndex(func(x *release.Index) {
-		x.Manifests = slices.DeleteFunc(x.Manifests, func(m release.Descriptor) bool {
-			gone := m.Digest == images.Digest(q.argument) || placeOf(m.Annotations[annotationRefName]) == place{q.repository, q.argument}
-			found = found || gone
-			return gone
-		})
-	})
+func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, q route) error {
+	err := g.layout.removeManifest(r.Context(), q.repository, q.argument)
+	if errors.Is(err, ErrNotFound) {
+		return faultf(http.StatusNotFound, "MANIFEST_UNKNOWN", "no manifest %s in %s", q.argument, q.repository)
+	}
 	if err != nil {
 		return err
 	}
-	if !found {
-		return faultf(http.StatusNotFound, "MANIFEST_UNKNOWN", "no manifest %s in %s", q.argument, q.repository)
-	}
 	w.WriteHeader(http.StatusAccepted)
+	g.config.Logger.Info("manifest deleted", "repository", q.repository, "reference", q.argument)
 	return nil
 }

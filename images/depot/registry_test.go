@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -168,6 +169,28 @@ func TestRegistryUploadSurvivesRestart(t *testing.T) {
 type errorReader struct{}
 
 func (errorReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// TestRegistryStalledUpload holds an upload open without sending: the registry lets go, keeps what came, and takes the rest.
+func TestRegistryStalledUpload(t *testing.T) {
+	c := openRegistry(t, tempDir(t), depot.RegistryConfig{Stall: 50 * time.Millisecond})
+	server := httptest.NewServer(c.h)
+	defer server.Close()
+	session := c.want(http.StatusAccepted, "POST", uploads, "").Header.Get("Location")
+	silent, end := io.Pipe()
+	defer end.Close()
+	r, err := http.NewRequest("PATCH", server.URL+session, io.MultiReader(strings.NewReader(content[:7]), silent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := server.Client().Do(r); err == nil && resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	server.Close() // waits for the request to end
+	if got := c.want(http.StatusNoContent, "GET", session, "").Header.Get("Range"); got != "0-6" {
+		t.Errorf("range %q, want 0-6", got)
+	}
+	c.want(http.StatusCreated, "PUT", session+"?digest="+contentDigest, content[7:])
+}
 
 func TestRegistryTooManyUploads(t *testing.T) {
 	c := openRegistry(t, tempDir(t), depot.RegistryConfig{Uploads: 2})
@@ -371,4 +394,38 @@ func TestRegistryReportsDamage(t *testing.T) {
 			t.Errorf("entry %+v", e)
 		}
 	}
+}
+
+// FuzzRegistry sends one request of any kind, after which the registry must still hold what it held, and never blame itself.
+func FuzzRegistry(f *testing.F) {
+	for _, path := range []string{"/v2/", "/v2/_catalog?n=1", "/v2/edge/tags/list", "/v2/edge/manifests/1", uploads, uploads + "?digest=" + contentDigest,
+		"/v2/edge/referrers/" + contentDigest, "/v2/edge/blobs/" + contentDigest, uploads + strings.Repeat("0", 32)} {
+		for _, method := range []string{"GET", "PUT", "POST", "PATCH", "DELETE"} {
+			f.Add(method, path, content, release.MediaTypeManifest, "bytes 0-1")
+		}
+	}
+	f.Fuzz(func(t *testing.T, method, path, body, mediaType, contentRange string) {
+		target, err := url.ParseRequestURI(path)
+		if err != nil {
+			return
+		}
+		dir := tempDir(t)
+		c := openRegistry(t, filepath.Join(dir, "registry"), depot.RegistryConfig{MaxBlob: 1 << 20})
+		c.want(http.StatusCreated, "POST", uploads+"?digest="+contentDigest, content)
+		r := &http.Request{Method: method, URL: target, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}
+		r.Header.Set("Content-Type", mediaType)
+		r.Header.Set("Content-Range", contentRange)
+		r.Header.Set("Range", contentRange)
+		w := httptest.NewRecorder()
+		c.h.ServeHTTP(w, r)
+		if w.Code >= http.StatusInternalServerError {
+			t.Errorf("%s %s: status %d: %s", method, path, w.Code, w.Body)
+		}
+		if got := bodyOf(c.want(http.StatusOK, "GET", "/v2/edge/blobs/"+contentDigest, "")); got != content {
+			t.Errorf("blob became %q", got)
+		}
+		if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+			t.Errorf("beside the registry: %v, %v", names, err)
+		}
+	})
 }

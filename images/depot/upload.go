@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"net/http"
@@ -37,7 +38,14 @@ type uploads struct {
 	limit   int
 
 	mu   sync.Mutex
-	busy map[string]bool // uploads that a request works on
+	busy map[string]bool     // uploads that a request works on
+	sums map[string]*running // of uploads begun in this life
+}
+
+// running is the hash of the first n bytes of an upload, so that they need not be read again at the end.
+type running struct {
+	hash.Hash
+	n int64
 }
 
 // uploadState is what ID.json says.
@@ -46,7 +54,7 @@ type uploadState struct {
 }
 
 func openUploads(l *layout, c RegistryConfig) (*uploads, error) {
-	u := &uploads{layout: l, path: l.at(uploadDirectory), maxBlob: c.MaxBlob, limit: c.Uploads, busy: map[string]bool{}}
+	u := &uploads{layout: l, path: l.at(uploadDirectory), maxBlob: c.MaxBlob, limit: c.Uploads, busy: map[string]bool{}, sums: map[string]*running{}}
 	state, err := durable.Open(u.path, 0o600)
 	if err != nil {
 		return nil, err
@@ -80,7 +88,24 @@ func (u *uploads) sweep(now time.Time) error {
 }
 
 func (u *uploads) remove(id string) error {
+	u.forget(id)
 	return errors.Join(u.state.Remove(id), u.state.Remove(id+".json"))
+}
+
+// sum returns the running hash of an upload if it covers exactly size bytes.
+func (u *uploads) sum(id string, size int64) *running {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if sum := u.sums[id]; sum != nil && sum.n == size {
+		return sum
+	}
+	return nil
+}
+
+func (u *uploads) forget(id string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.sums, id)
 }
 
 // claim marks an upload as worked on, so that two requests cannot mix their bytes.
@@ -120,6 +145,7 @@ func (u *uploads) begin() (string, error) {
 	if err := u.state.Create(id, nil); err != nil {
 		return "", err
 	}
+	u.sums[id] = &running{Hash: sha256.New()}
 	return id, u.save(id, 0)
 }
 
@@ -166,14 +192,24 @@ func (u *uploads) add(id string, body io.Reader) (int64, error) {
 	if _, err := f.Seek(size, io.SeekStart); err != nil {
 		return size, err
 	}
-	n, copyErr := io.Copy(f, io.LimitReader(body, u.maxBlob-size+1))
+	to := io.Writer(f)
+	sum := u.sum(id, size)
+	if sum != nil {
+		to = io.MultiWriter(f, sum)
+	}
+	n, copyErr := io.Copy(to, io.LimitReader(body, u.maxBlob-size+1))
+	if sum != nil {
+		sum.n += n // after a failed write it is behind or ahead of the file, matches no size, and is not used
+	}
 	switch {
 	case noSpaceLeft(copyErr):
+		u.forget(id)
 		return size, noSpace(errors.Join(copyErr, f.Truncate(size)))
 	case size+n > u.maxBlob:
 		return size, errors.Join(faultf(http.StatusRequestEntityTooLarge, "SIZE_INVALID", "blobs may have %d bytes", u.maxBlob), u.remove(id))
 	}
 	if err := f.Sync(); err != nil {
+		u.forget(id)
 		return size, noSpace(errors.Join(err, f.Truncate(size)))
 	}
 	if err := u.save(id, size+n); err != nil {
@@ -195,13 +231,15 @@ func (u *uploads) finish(id string, digest images.Digest) error {
 		return err
 	}
 	defer f.Close()
-	sum := sha256.New()
-	err = f.Truncate(size)
-	if err == nil {
-		_, err = io.Copy(sum, f)
-	}
-	if err != nil {
+	if err := f.Truncate(size); err != nil {
 		return err
+	}
+	sum := u.sum(id, size)
+	if sum == nil { // begun before a restart
+		sum = &running{Hash: sha256.New()}
+		if _, err := io.Copy(sum, f); err != nil {
+			return err
+		}
 	}
 	err = u.layout.commit(u.file(id), sum, release.Descriptor{Digest: digest, Size: size})
 	if errors.Is(err, ErrCorrupt) {
@@ -251,7 +289,7 @@ func (g *Registry) patchUpload(w http.ResponseWriter, r *http.Request, q route) 
 	if err := g.checkRange(w, r, q); err != nil {
 		return err
 	}
-	size, err := g.uploads.add(q.argument, r.Body)
+	size, err := g.uploads.add(q.argument, g.patient(w, r))
 	if err != nil {
 		return clientGone(err)
 	}
@@ -295,7 +333,7 @@ func (g *Registry) complete(w http.ResponseWriter, r *http.Request, q route, id 
 	if err := g.checkRange(w, r, q); err != nil {
 		return err
 	}
-	if _, err := g.uploads.add(id, r.Body); err != nil {
+	if _, err := g.uploads.add(id, g.patient(w, r)); err != nil {
 		return clientGone(err)
 	}
 	if err := g.uploads.finish(id, digest); err != nil {
@@ -320,13 +358,22 @@ func (g *Registry) cancelUpload(w http.ResponseWriter, _ *http.Request, q route)
 	return nil
 }
 
+// patient returns the body of r, each read from which must bring something within the stall time.
+func (g *Registry) patient(w http.ResponseWriter, r *http.Request) io.Reader {
+	control := http.NewResponseController(w)
+	return readerFunc(func(p []byte) (int, error) {
+		_ = control.SetReadDeadline(time.Now().Add(g.config.Stall)) // a connection without deadlines has no stall time
+		return r.Body.Read(p)
+	})
+}
+
 // clientGone tells a body that broke off from a failure of ours.
 func clientGone(err error) error {
 	var f *fault
 	if errors.As(err, &f) || errors.Is(err, ErrNoSpace) {
 		return err
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return faultf(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "the body ended early")
 	}
 	return err
