@@ -122,7 +122,7 @@ func (x *Reader) startBlock(dict byte) error {
 		return fmt.Errorf("it needs a dictionary of %d bytes, more than the limit of %d", size, x.maxDict)
 	}
 	x.inBlock, x.read, x.needDict, x.needProperties = true, 0, true, true
-	x.dict, x.start, x.given, x.end = int(size), 0, 0, 0
+	x.lzma.dict, x.start, x.given, x.end = int(size), 0, 0, 0
 	x.check = newCheck(x.checkType)
 	return nil
 }

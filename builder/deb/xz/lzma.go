@@ -5,10 +5,10 @@ import (
 	"errors"
 )
 
-// Numbers of the LZMA format (the specification of the LZMA SDK; RFC-less, described in "LZMA specification" by its author).
+// Numbers of the LZMA format (the LZMA specification in the LZMA SDK, by the format's author).
 const (
-	states        = 12
-	literalStates = 7 // states below follow a literal
+	states        = 16 // only 12 are used; a power of two spares the check of bounds
+	literalStates = 7  // states below follow a literal
 	posStates     = 16
 	lenStates     = 4 // distance slots depend on the length up to here
 	minMatch      = 2
@@ -28,6 +28,7 @@ type lengthProbs struct {
 type lzma struct {
 	state                uint32
 	rep                  [4]uint32 // latest distances less one, the latest first
+	dict                 int       // size of the dictionary
 	lc                   uint32
 	literalMask, posMask uint32
 
@@ -93,8 +94,9 @@ func fill(list []prob) {
 
 var errCorrupt = errors.New("the compressed data is corrupt")
 
-// decode fills window[from:to], and perhaps some of the slack after it, from a chunk of size bytes in in. Distances may reach back to window[start]. total is
-// the number of bytes before window[from] since the last reset of the dictionary, which literals and lengths depend on.
+// decode fills window[from:to], and perhaps some of the slack after it, from a chunk of size bytes in in. Distances may
+// reach back to window[start], where the dictionary begins, and over no more than its size. total is the number of bytes
+// before window[from] since the last reset of the dictionary, which literals and lengths depend on.
 func (l *lzma) decode(in *input, size int, window []byte, start, from, to int, total uint64) error {
 	c, ok := startCoder(in)
 	if !ok {
@@ -103,7 +105,7 @@ func (l *lzma) decode(in *input, size int, window []byte, start, from, to int, t
 	window = window[:to+slack]
 	base := uint32(total) - uint32(from) // so that base+i is the position in the stream
 	for i := from; i < to; {
-		state := l.state % 16 % states
+		state := l.state % states
 		posState := (base + uint32(i)) & l.posMask % posStates
 		var bit uint32
 		if c, bit = c.bit(in, &l.isMatch[state][posState]); bit == 0 {
@@ -118,7 +120,7 @@ func (l *lzma) decode(in *input, size int, window []byte, start, from, to int, t
 			c, length = l.repeat(c, in, state, posState)
 		}
 		distance := int(l.rep[0]) + 1
-		if distance > i-start || int(length) > to-i {
+		if distance > i-start || distance > l.dict || int(length) > to-i {
 			return errCorrupt
 		}
 		i = copyMatch(window, i, distance, int(length))

@@ -30,7 +30,6 @@ type Reader struct {
 	// the dictionary.
 	window            []byte
 	start, given, end int
-	dict              int
 	total             uint64 // bytes since the last reset of the dictionary
 
 	needDict, needProperties bool
@@ -201,7 +200,7 @@ func (x *Reader) lzmaChunk(size, compressed int) error {
 		return err
 	}
 	x.makeRoom(size)
-	if err := x.lzma.decode(x.in, compressed, x.window, max(x.start, x.end-x.dict), x.end, x.end+size, x.total); err != nil {
+	if err := x.lzma.decode(x.in, compressed, x.window, x.start, x.end, x.end+size, x.total); err != nil {
 		return err
 	}
 	return x.unpacked(size, compressed)
@@ -229,9 +228,9 @@ func (x *Reader) makeRoom(size int) {
 	if need <= len(x.window) {
 		return
 	}
-	largest := 2*x.dict + maxChunk + slack // so that moving the dictionary costs at most one byte for each one unpacked
+	largest := 2*x.lzma.dict + maxChunk + slack // so that moving the dictionary costs at most one byte for each one unpacked
 	if need > largest {
-		from := max(x.start, x.end-x.dict)
+		from := max(x.start, x.end-x.lzma.dict)
 		x.end = copy(x.window, x.window[from:x.end])
 		x.start, x.given = max(x.start-from, 0), x.end
 		need = x.end + size + slack
