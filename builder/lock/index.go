@@ -1,7 +1,6 @@
 package lock
 
 import (
-	"strings"
 	"time"
 
 	"roost/builder/deb"
@@ -50,7 +49,7 @@ func newUniverse(r *recipe.Recipe, index *Index, keep *Lock) (*universe, error) 
 		count += len(s.Packages)
 	}
 	u := &universe{
-		recipe: r, keep: map[string]deb.Version{}, rank: map[string]suiteRank{}, order: make(map[string]int, count),
+		recipe: r, keep: map[string]deb.Version{}, rank: map[string]suiteRank{}, order: make(map[string]int, count*3/2),
 		versions: make(map[string][]*deb.Package, count), providers: make(map[string][]provider, count/8),
 		candidates: map[string]*deb.Package{}, provided: map[string]recipe.Provision{},
 		excluded: map[string]recipe.Position{}, wanted: map[string]recipe.Package{},
@@ -110,27 +109,25 @@ func (u *universe) addSuite(s *IndexSuite) error {
 func (u *universe) mention(p *deb.Package) {
 	u.mentionName(p.Name)
 	for _, field := range []string{p.PreDepends, p.Depends, p.Conflicts, p.Breaks, p.Recommends, p.Replaces, p.Provides} {
-		for field != "" {
-			start := strings.IndexFunc(field, isNameRune)
-			if start < 0 {
-				break
+		for i := 0; i < len(field); i++ {
+			if !isNameByte(field[i]) {
+				continue
 			}
-			field = field[start:]
-			end := strings.IndexAny(field, " :([,|")
-			if end < 0 {
-				end = len(field)
+			start := i
+			for i < len(field) && isNameByte(field[i]) {
+				i++
 			}
-			u.mentionName(field[:end])
-			next := strings.IndexAny(field[end:], ",|")
-			if next < 0 {
-				break
+			u.mentionName(field[start:i])
+			for i < len(field) && field[i] != ',' && field[i] != '|' { // restrictions
+				i++
 			}
-			field = field[end+next:]
 		}
 	}
 }
 
-func isNameRune(r rune) bool { return r >= 'a' && r <= 'z' || r >= '0' && r <= '9' }
+func isNameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '.' || c == '+'
+}
 
 func (u *universe) mentionName(name string) {
 	if _, ok := u.order[name]; !ok {
