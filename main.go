@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,7 +23,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"roost/appliance"
 	"roost/appliance/command"
+	"roost/appliance/trust"
 	"roost/builder"
 	"roost/builder/archive"
 	"roost/builder/lock"
@@ -29,6 +33,7 @@ import (
 	"roost/images/depot"
 	"roost/images/keys"
 	"roost/images/release"
+	"roost/pxe"
 	"roost/recipes"
 	"roost/test/lab"
 )
@@ -52,7 +57,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &command.UsageError{Command: c, Err: err} })
-	root.AddCommand(buildCommand(), lockCommand(), imageCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
+	root.AddCommand(buildCommand(), lockCommand(), imageCommand(), pxeCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Audit(), labCommand())
 	root.PersistentFlags().String("site", "", "site to talk to: a name, or the path of a context file; default $ROOST_SITE, else the only one known")
 	err := root.ExecuteContext(ctx)
 	var usage *command.UsageError
@@ -530,4 +535,121 @@ func verifyRelease(c *cobra.Command, r *depot.Release, keyFile, certFile string)
 	}
 	fmt.Fprintf(c.OutOrStdout(), "%s %s is good: signed, complete, and every block of its root image matches %s\n", v.Release.Name, v.Release.Version, v.Release.RootHash)
 	return nil
+}
+
+func pxeCommand() *cobra.Command {
+	var server appliance.BootServer
+	var interfaces []string
+	var mode, addresses, router, which, seedFile, rootKey, state string
+	serve := &cobra.Command{
+		Use: "serve", Short: "Offer a release to machines that boot from the network; with --seed, make a site's first controller", Args: command.Exact(0),
+		Long: "Offer a release to machines that boot from the network: UEFI PXE and UEFI HTTP boot, straight into the signed kernel image.\n" +
+			"With --seed it also takes the report of the one machine that site.yaml names and makes it the site's first controller.\n" +
+			"Needs root, for the ports of DHCP and TFTP.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return withRelease(c, server.Depot, which, func(r *depot.Release) (err error) {
+				server.Release = r.Manifest.Digest
+				if server.PXE.Interfaces, err = bootInterfaces(interfaces, mode, addresses, router); err != nil {
+					return err
+				}
+				if seedFile != "" {
+					if server.Seed, err = readSeed(seedFile, rootKey, state); err != nil {
+						return err
+					}
+				}
+				server.PXE.OnEvent = printBoot(c.OutOrStdout())
+				server.Log = slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
+				fmt.Fprintf(c.OutOrStdout(), "Serving %s %s on %s (%s). Interrupt to stop.\n", r.Document.Name, r.Document.Version, strings.Join(interfaces, ", "), mode)
+				if err := server.Run(c.Context()); err != nil && c.Context().Err() == nil {
+					return err
+				}
+				return nil
+			})
+		},
+	}
+	f := serve.Flags()
+	f.StringSliceVarP(&interfaces, "interface", "i", nil, "network interface to serve on; may be repeated (required)")
+	f.StringVar(&mode, "mode", "dhcp", "dhcp: own addresses; proxy: beside a DHCP server; off: TFTP and HTTP only")
+	f.StringVar(&addresses, "range", "", "with dhcp, addresses to hand out: FIRST-LAST")
+	f.StringVar(&router, "router", "", "with dhcp, default gateway of the machines")
+	f.StringVar(&server.Depot, "depot", "out/depot", "OCI layout directory that holds the release")
+	f.StringVar(&which, "release", "", "which release of the depot: digest, version or NAME:VERSION; the newest when empty")
+	f.StringVar(&seedFile, "seed", "", "site.yaml of the site whose first controller is to be made")
+	f.StringVar(&rootKey, "root-key", "", "the site's root key; root.key beside site.yaml when empty")
+	f.StringVar(&state, "state", "", "directory that remembers leases and the admitted machine; seed beside site.yaml when empty")
+	f.StringVar(&server.PXE.Leases, "leases", "", "directory of the lease log; leases are forgotten at exit when empty")
+	if err := serve.MarkFlagRequired("interface"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return command.Noun("pxe", "Serve releases to machines that boot from the network", serve)
+}
+
+func bootInterfaces(names []string, mode, addresses, router string) (out []pxe.Interface, err error) {
+	known := map[string]pxe.Mode{"dhcp": pxe.Own, "proxy": pxe.Proxy, "off": pxe.Off}
+	m, ok := known[mode]
+	if !ok {
+		return nil, fmt.Errorf("cannot serve in mode %q: want dhcp, proxy or off", mode)
+	}
+	for _, name := range names {
+		i := pxe.Interface{Name: name, Mode: m}
+		if m == pxe.Own {
+			first, last, ok := strings.Cut(addresses, "-")
+			if i.Network.First, err = netip.ParseAddr(first); err != nil || !ok {
+				return nil, fmt.Errorf("cannot hand out %q: want --range FIRST-LAST, for example 10.77.0.100-10.77.0.199", addresses)
+			}
+			if i.Network.Last, err = netip.ParseAddr(last); err != nil {
+				return nil, fmt.Errorf("cannot hand out %q: want --range FIRST-LAST, for example 10.77.0.100-10.77.0.199", addresses)
+			}
+			if router != "" {
+				if i.Network.Router, err = netip.ParseAddr(router); err != nil {
+					return nil, fmt.Errorf("cannot use router: %w", err)
+				}
+			}
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+func readSeed(seedFile, rootKey, state string) (*appliance.SeedConfig, error) {
+	beside := func(path *string, name string) {
+		if *path == "" {
+			*path = filepath.Join(filepath.Dir(seedFile), name)
+		}
+	}
+	beside(&rootKey, "root.key")
+	beside(&state, "seed")
+	text, err := os.ReadFile(seedFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read site file: %w", err)
+	}
+	site, err := trust.ParseSite(text)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = os.ReadFile(rootKey); err != nil {
+		return nil, fmt.Errorf("cannot read the site's root key: %w", err)
+	}
+	key, err := trust.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", rootKey, err)
+	}
+	return &appliance.SeedConfig{Site: site, RootKey: key, Dir: state}, nil
+}
+
+// printBoot prints each step of each boot as a line.
+func printBoot(w io.Writer) func(pxe.Event) {
+	return func(e pxe.Event) {
+		line := fmt.Sprintf("%s  %s  %-12s", e.Time.Format(time.TimeOnly), e.Client.MAC, e.Kind)
+		if e.File != "" {
+			line += "  " + e.File
+		}
+		if e.Took > 0 {
+			line += fmt.Sprintf("  %.1f MB in %.1f s", float64(e.Bytes)/1e6, e.Took.Seconds())
+		}
+		if e.Reason != "" {
+			line += "  " + e.Reason
+		}
+		fmt.Fprintln(w, line)
+	}
 }

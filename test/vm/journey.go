@@ -164,4 +164,4 @@ func (j *Journey) evidence() string {
 }
 
 // recipe is the recipe of release n; 1 is the shipped one.
-func (j *Journey) recipe(n string) string { return filepath.Join(j.Recipes, "edge-"+n+".yaml") }
+func (j *Journey) recipe(n string) string { return j.path("recipes", "edge-"+n+".yaml") }

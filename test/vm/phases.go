@@ -26,6 +26,9 @@ const (
 
 // build makes keys, the first release, and the images for machines that boot from a disk or a disc.
 func (j *Journey) build(ctx context.Context) error {
+	if err := os.CopyFS(j.path("recipes"), os.DirFS(j.Recipes)); err != nil {
+		return err
+	}
 	if err := j.roost(ctx, "keys", "init", j.path("keys"), "--name", "Journey"); err != nil {
 		return err
 	}
@@ -47,6 +50,9 @@ func (j *Journey) build(ctx context.Context) error {
 func (j *Journey) release(ctx context.Context, n string) error {
 	var built struct {
 		Digest images.Digest `json:"digest"`
+	}
+	if err := j.roost(ctx, "lock", j.recipe(n)); err != nil {
+		return err
 	}
 	err := j.query(ctx, &built, "build", j.recipe(n), "--keys", j.path("keys"), "--depot", j.path("depot"))
 	if err != nil {
@@ -122,7 +128,7 @@ func (j *Journey) installController(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := j.roost(ctx, "release", "push", j.path("depot"), "--release", j.releases["1"]); err != nil {
+	if err := j.roost(ctx, "release", "push", j.path("depot"), "--release", j.releases["1"], "--current"); err != nil {
 		return err
 	}
 	return j.roost(ctx, "host", "list")
