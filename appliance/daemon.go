@@ -152,12 +152,12 @@ func (d *daemon) serve(ctx context.Context, id *trust.Identity) error {
 	slots := &slot.Disk{Device: device}
 	gates := &Gates{System: d.machine, Controller: func(ctx context.Context) error { _, err := site.Site(ctx); return err }}
 	fetcher := &Fetcher{Registry: id.Assignment.Controllers[0], Transport: site.Transport(), Keys: keys}
-	engine := openEngine(d, d.boot.Disk, slots, fetcher, gates)
+	engine, host := openEngine(d, d.boot.Disk, slots, fetcher, gates)
 	if err := engine.Start(ctx); err != nil {
 		return err
 	}
 	node.Agent = &software.Agent{Engine: engine, Files: d.state, RootHash: d.boot.RootHash, Slot: runningSlot(slots, d.boot.RootHash),
-		Records: slot.Records{Dir: d.state}.List, Log: d.log}
+		Records: slot.Records{Dir: d.state}.List, Begin: host.Begin, Log: d.log}
 	if err := node.Agent.Load(); err != nil {
 		return err
 	}

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"roost/appliance/api"
 	"roost/appliance/client"
 	"roost/appliance/linux"
+	"roost/appliance/software"
 	"roost/appliance/trust"
 	"roost/images"
 	"roost/images/release"
@@ -42,6 +45,43 @@ type engineHost struct {
 	machine  linux.Machine
 	rootHash string
 	vars     boot.Variables
+	state    software.Files
+}
+
+// crashFile remembers what tells the evidence of one failed boot from what was there before.
+const crashFile = "crash.json"
+
+type crashNotes struct {
+	Known []string `json:"known"`          // crash records that were there when the update began
+	From  string   `json:"from,omitempty"` // boot id of the boot that the engine ended by a reboot
+}
+
+func (h *engineHost) notes() (n crashNotes) {
+	b, err := h.state.Read(crashFile)
+	if err != nil || json.Unmarshal(b, &n) != nil {
+		return crashNotes{} // then old records are taken for new ones, which is better than none
+	}
+	return n
+}
+
+func (h *engineHost) note(n crashNotes) error {
+	b, err := json.Marshal(n)
+	if err == nil {
+		err = h.state.Write(crashFile, b)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", crashFile, err)
+	}
+	return nil
+}
+
+// Begin notes the crash records that are there before an update.
+func (h *engineHost) Begin() error {
+	records, err := h.machine.Pstore()
+	if err != nil {
+		return err
+	}
+	return h.note(crashNotes{Known: slices.Sorted(maps.Keys(records))})
 }
 
 func (h *engineHost) Facts(context.Context) (updater.Facts, error) {
@@ -61,27 +101,43 @@ func (h *engineHost) Facts(context.Context) (updater.Facts, error) {
 }
 
 // Evidence collects what it can: a boot that ended early has left little, and nothing must keep the machine from going on.
-func (h *engineHost) Evidence(ctx context.Context, bootID string) (updater.Found, error) {
+func (h *engineHost) Evidence(ctx context.Context, bootID string) (found updater.Found, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	log, err := h.machine.Journal(ctx, bootID, 60)
-	if err != nil {
-		log = []string{"no journal: " + err.Error()}
+	notes := h.notes()
+	log, id, err := h.machine.Journal(ctx, bootID, 60)
+	switch {
+	case err != nil:
+		found.Log = []string{"no journal: " + err.Error()}
+	case bootID != "" || id != notes.From: // else the failed boot left no journal, and this is the one before it
+		found.Log = log
 	}
 	records, err := h.machine.Pstore()
-	return updater.Found{Log: log, Pstore: records}, err
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		if !slices.Contains(notes.Known, name) {
+			found.Pstore = append(found.Pstore, records[name])
+		}
+	}
+	return found, err
 }
 
-func (h *engineHost) Reboot(ctx context.Context) error { return h.machine.Reboot(ctx) }
+func (h *engineHost) Reboot(ctx context.Context) error {
+	notes := h.notes()
+	if id, err := h.machine.BootID(); err == nil {
+		notes.From = id
+	}
+	return errors.Join(h.note(notes), h.machine.Reboot(ctx))
+}
 
 // openEngine makes the update engine of this machine.
-func openEngine(d *daemon, disk string, slots updater.Slots, fetcher updater.Fetcher, gates updater.Gates) *updater.Updater {
+func openEngine(d *daemon, disk string, slots updater.Slots, fetcher updater.Fetcher, gates updater.Gates) (*updater.Updater, *engineHost) {
 	vars := boot.Variables{Dir: boot.EFIVars}
+	host := &engineHost{machine: d.machine, rootHash: d.boot.RootHash, vars: vars, state: d.state}
 	return &updater.Updater{
 		Journal: d.state, Fetcher: fetcher, Slots: slots, Gates: gates, Log: d.log, Now: time.Now, Pause: 5 * time.Second,
 		Boot: &boot.Partition{Device: bootPartition(vars, disk), Dir: "/run/roost/esp", Log: d.log},
-		Host: &engineHost{machine: d.machine, rootHash: d.boot.RootHash, vars: vars},
-	}
+		Host: host,
+	}, host
 }
 
 // bootPartition is the EFI system partition that the firmware started us from, or, where it does not say, the first of the disk.

@@ -8,26 +8,13 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 )
 
-func sortBy(files []string, less func(a, b string) bool) {
-	slices.SortStableFunc(files, func(a, b string) int {
-		switch {
-		case less(a, b):
-			return -1
-		case less(b, a):
-			return 1
-		}
-		return 0
-	})
-}
-
-// Journal returns the last n lines of a boot's journal, oldest first. boot is the kernel's boot id; empty means the boot
-// before this one. The journal has no reader in Go that follows its format's changes, so journalctl is asked.
-func (m Machine) Journal(ctx context.Context, boot string, n int) ([]string, error) {
+// Journal returns the last n lines of a boot's journal, oldest first, and the id of that boot. boot is the kernel's boot id;
+// empty means the last boot before this one that left a journal. The journal has no reader in Go that follows its format's changes, so journalctl is asked.
+func (m Machine) Journal(ctx context.Context, boot string, n int) (lines []string, id string, err error) {
 	if boot == "" {
 		boot = "-1"
 	}
@@ -36,14 +23,14 @@ func (m Machine) Journal(ctx context.Context, boot string, n int) ([]string, err
 	command.Stderr = &errs
 	out, err := command.Output()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read journal of boot %s: %w: %s", boot, err, strings.TrimSpace(errs.String()))
+		return nil, "", fmt.Errorf("cannot read journal of boot %s: %w: %s", boot, err, strings.TrimSpace(errs.String()))
 	}
 	return parseJournal(bytes.NewReader(out))
 }
 
 // parseJournal reads journalctl's JSON, one entry a line (systemd.journal-fields(7)). MESSAGE is a string, an array of
 // bytes when it is not UTF-8, or null when it is too long.
-func parseJournal(r io.Reader) (lines []string, err error) {
+func parseJournal(r io.Reader) (lines []string, id string, err error) {
 	scanner := bufio.NewScanner(r)
 	scanner.Buffer(make([]byte, 0, 64<<10), 16<<20)
 	for scanner.Scan() {
@@ -52,8 +39,9 @@ func parseJournal(r io.Reader) (lines []string, err error) {
 		}
 		entry := map[string]json.RawMessage{}
 		if err := json.Unmarshal(scanner.Bytes(), &entry); err != nil {
-			return lines, fmt.Errorf("cannot read journal: %w", err)
+			return lines, id, fmt.Errorf("cannot read journal: %w", err)
 		}
+		id = text(entry["_BOOT_ID"])
 		source := text(entry["SYSLOG_IDENTIFIER"])
 		if source == "" {
 			source = text(entry["_COMM"])
@@ -61,9 +49,9 @@ func parseJournal(r io.Reader) (lines []string, err error) {
 		lines = append(lines, source+": "+text(entry["MESSAGE"]))
 	}
 	if err := scanner.Err(); err != nil {
-		return lines, fmt.Errorf("cannot read journal: %w", err)
+		return lines, id, fmt.Errorf("cannot read journal: %w", err)
 	}
-	return lines, nil
+	return lines, id, nil
 }
 
 func text(raw json.RawMessage) string {

@@ -131,32 +131,20 @@ func (m Machine) Addresses() []string {
 	return out
 }
 
-// Pstore returns the records that the kernel left in persistent storage when it died, newest first, a text each. They are
-// looked for where systemd-pstore moves them, and where the kernel shows them.
-func (m Machine) Pstore() ([]string, error) {
-	var files []string
-	for _, pattern := range []string{"var/lib/systemd/pstore/*/dmesg.txt", "var/lib/systemd/pstore/*/*/dmesg.txt", "var/lib/systemd/pstore/dmesg-*", "var/lib/systemd/pstore/*/dmesg-*", "sys/fs/pstore/dmesg-*"} {
+// Pstore returns the records that the kernel left in persistent storage when it died, by the path of each. They are looked
+// for where systemd-pstore moves them, and where the kernel shows them.
+func (m Machine) Pstore() (map[string]string, error) {
+	out := map[string]string{}
+	for _, pattern := range []string{"var/lib/systemd/pstore/*/dmesg.txt", "var/lib/systemd/pstore/*/*/dmesg.txt", "var/lib/systemd/pstore/dmesg-*", "sys/fs/pstore/dmesg-*"} {
 		found, err := filepath.Glob(m.path(pattern))
 		if err != nil {
 			return nil, fmt.Errorf("cannot look for crash records: %w", err)
 		}
-		files = append(files, found...)
-	}
-	newest := map[string]time.Time{}
-	for _, file := range files {
-		if info, err := os.Stat(file); err == nil {
-			newest[file] = info.ModTime()
-		}
-	}
-	sortBy(files, func(a, b string) bool { return newest[a].After(newest[b]) })
-	var out []string
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil || len(bytes.TrimSpace(b)) == 0 {
-			continue
-		}
-		if out = append(out, tail(string(b), 16<<10)); len(out) == 8 {
-			break
+		for _, file := range found {
+			b, err := os.ReadFile(file)
+			if err == nil && len(bytes.TrimSpace(b)) > 0 && len(out) < 64 {
+				out[strings.TrimPrefix(file, m.path())] = tail(string(b), 16<<10)
+			}
 		}
 	}
 	return out, nil

@@ -73,24 +73,21 @@ func TestPstore(t *testing.T) {
 		"sys/fs/pstore/dmesg-efi-2":                   " \n",
 		"sys/fs/pstore/console-ramoops":               "no",
 	})
-	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(m.path("var/lib/systemd/pstore/1700000000/dmesg.txt"), old, old); err != nil {
-		t.Fatal(err)
-	}
 	got, err := m.Pstore()
-	if err != nil || !reflect.DeepEqual(got, []string{"new panic", "old panic"}) {
+	want := map[string]string{"/var/lib/systemd/pstore/1700000000/dmesg.txt": "old panic", "/sys/fs/pstore/dmesg-efi-1": "new panic"}
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
 
 func TestParseJournal(t *testing.T) {
-	lines, err := parseJournal(strings.NewReader(`{"MESSAGE":"one","SYSLOG_IDENTIFIER":"kernel"}
+	lines, id, err := parseJournal(strings.NewReader(`{"MESSAGE":"one","SYSLOG_IDENTIFIER":"kernel"}
 {"MESSAGE":[104,105,255],"_COMM":"x"}
 
-{"MESSAGE":null,"SYSLOG_IDENTIFIER":"y"}
+{"MESSAGE":null,"SYSLOG_IDENTIFIER":"y","_BOOT_ID":"b1"}
 `))
-	if want := []string{"kernel: one", "x: hi\uFFFD", "y: "}; err != nil || !reflect.DeepEqual(lines, want) {
-		t.Errorf("got %q, %v", lines, err)
+	if want := []string{"kernel: one", "x: hi\uFFFD", "y: "}; err != nil || id != "b1" || !reflect.DeepEqual(lines, want) {
+		t.Errorf("got %q of %s, %v", lines, id, err)
 	}
 }
 

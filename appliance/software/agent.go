@@ -47,6 +47,7 @@ type Agent struct {
 	RootHash string                           // of the running root
 	Slot     string                           // that holds it: a or b
 	Records  func() ([]slot.Installed, error) // what the slots hold
+	Begin    func() error                     // called before an update is asked for; nil: nothing
 	Log      *slog.Logger
 
 	mu      sync.Mutex // guards the fields below
@@ -121,6 +122,11 @@ func (a *Agent) Obey(ctx context.Context, orders *api.Orders) error {
 
 // attempt asks the engine for the wanted release. A refusal answers the wish; any other error leaves it to be tried again.
 func (a *Agent) attempt(ctx context.Context, orders *api.Orders) error {
+	if a.Begin != nil {
+		if err := a.Begin(); err != nil {
+			return err
+		}
+	}
 	err := a.Engine.Update(ctx, orders.Wanted.Name+"@"+string(orders.Wanted.Digest), orders.Force)
 	if err != nil && !refusal(err) {
 		a.trouble = err.Error()
