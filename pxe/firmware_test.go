@@ -35,24 +35,31 @@ type firmware struct {
 	serial string
 }
 
-// power starts the machine; it runs until the test ends.
-func (w *wire) power(httpOnly bool) *firmware {
+// power starts the machine; it runs until the test ends. bios takes QEMU's BIOS with its iPXE ROM instead of OVMF, rom leaves that ROM
+// in the network card of OVMF's machine, which puts iPXE in the place of OVMF's own PXE.
+func (w *wire) power(httpOnly, bios, rom bool) *firmware {
 	w.t.Helper()
 	hub, dir := w.name+"-hub", w.t.TempDir()
 	run(w.t, "ip", "-n", hub, "tuntap", "add", "machine", "mode", "tap")
 	run(w.t, "ip", "-n", hub, "link", "set", "machine", "master", "bridge", "up")
-	variables, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "vars"), variables, 0o600); err != nil {
-		w.t.Fatal(err)
-	}
 	f := &firmware{serial: filepath.Join(dir, "serial")}
-	arguments := []string{"qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-m", "512", "-display", "none", "-serial", "file:" + f.serial,
-		"-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd", "-drive", "if=pflash,format=raw,file=" + dir + "/vars",
-		"-netdev", "tap,id=net,ifname=machine,script=no,downscript=no", "-device", "virtio-net-pci,netdev=net,mac=52:54:00:00:00:42,romfile=",
-		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"}
+	card := "virtio-net-pci,netdev=net,mac=52:54:00:00:00:42"
+	if !bios && !rom {
+		card += ",romfile="
+	}
+	arguments := []string{"qemu-system-x86_64", "-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-m", "512", "-display", "none", "-serial", "file:" + f.serial,
+		"-netdev", "tap,id=net,ifname=machine,script=no,downscript=no", "-device", card}
+	if !bios {
+		variables, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+"/vars", variables, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+		arguments = append(arguments, "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+			"-drive", "if=pflash,format=raw,file="+dir+"/vars", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n")
+	}
 	if httpOnly {
 		arguments = append(arguments, "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n")
 	}
@@ -119,7 +126,7 @@ func (c course) boot(t *testing.T, image string) time.Duration {
 	c.errand.UKI = image
 	p := w.serve(c.errand)
 	on := time.Now()
-	machine := w.power(c.http)
+	machine := w.power(c.http, false, false)
 	first := p.event(t, pxe.Discovered, time.Minute)
 	p.event(t, c.answered, time.Minute)
 	answered := time.Now()
@@ -188,5 +195,29 @@ func TestFirmwareLoadsTwiceAsFast(t *testing.T) {
 	t.Logf("32 MiB by TFTP: ours %v, pin/tftp %v: %.1f times faster", ours.Round(time.Millisecond), theirs.Round(time.Millisecond), ratio)
 	if ratio < 2 {
 		t.Errorf("only %.1f times faster than pin/tftp", ratio)
+	}
+}
+
+// TestIPXE boots QEMU's iPXE, as BIOS and as UEFI driver, into the script and into the UKI.
+func TestIPXE(t *testing.T) {
+	needsVM(t)
+	image := bigUKI(t)
+	for _, bios := range []bool{true, false} {
+		t.Run(fmt.Sprintf("bios %t", bios), func(t *testing.T) {
+			w := newHub(t)
+			p := w.serve(errand{Interfaces: own(nil), UKI: image})
+			machine := w.power(false, bios, !bios)
+			if !bios {
+				p.event(t, pxe.HTTPDone, 2*time.Minute)
+				machine.shows(t, stubSpeaks, time.Minute)
+				return
+			}
+			script := p.event(t, pxe.HTTPDone, 2*time.Minute)
+			kernel := p.event(t, pxe.HTTPDone, 2*time.Minute)
+			if !strings.HasPrefix(script.File, "/ipxe/") || !strings.HasSuffix(kernel.File, "/vmlinuz") || kernel.Bytes != 16<<20 {
+				t.Errorf("loaded %s, then %d bytes of %s", script.File, kernel.Bytes, kernel.File)
+			}
+			machine.shows(t, "trying again in 10 s", time.Minute) // the kernel is noise
+		})
 	}
 }
