@@ -62,7 +62,11 @@ func (a *attendance) transferred(t tftp.Transfer) {
 		log.Warn("too many TFTP transfers; the machine must ask again")
 		return
 	case tftp.Refused:
-		log.Info("refused TFTP request", "reason", t.Err)
+		if errors.Is(t.Err, tftp.ErrUnknownPeer) {
+			log.Debug("ignored TFTP request", "reason", t.Err) // anybody can forge these by the thousand
+		} else {
+			log.Info("refused TFTP request", "reason", t.Err)
+		}
 		return
 	}
 	c, ok := a.identify(t.Peer.Addr())

@@ -33,7 +33,11 @@ type doors struct {
 	limit int
 	mu    sync.Mutex
 	open  map[netip.Addr]int
+	all   int
 }
+
+// maxRequests are answered at one time, of all hosts.
+const maxRequests = 4096
 
 func (d *doors) enter(host netip.Addr) bool {
 	d.mu.Lock()
@@ -41,9 +45,10 @@ func (d *doors) enter(host netip.Addr) bool {
 	if d.open == nil {
 		d.open = map[netip.Addr]int{}
 	}
-	if d.open[host] >= d.limit {
+	if d.open[host] >= d.limit || d.all >= maxRequests {
 		return false
 	}
+	d.all++
 	d.open[host]++
 	return true
 }
@@ -51,6 +56,7 @@ func (d *doors) enter(host netip.Addr) bool {
 func (d *doors) leave(host netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.all--
 	if d.open[host]--; d.open[host] == 0 {
 		delete(d.open, host)
 	}
@@ -91,7 +97,7 @@ func (a *attendance) answer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !a.doors.enter(host) {
-		http.Error(w, "too many requests of this host at one time", http.StatusServiceUnavailable)
+		http.Error(w, "too many requests at one time", http.StatusServiceUnavailable)
 		return
 	}
 	defer a.doors.leave(host)

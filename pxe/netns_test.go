@@ -33,6 +33,7 @@ type errand struct {
 	UKI        string // path; served as release, and as root and verity too
 	IPXE       string // path
 	Pin        bool   // TFTP by pin/tftp alone, for comparison
+	Ports      pxe.Ports
 	Leases     string
 	Probe      time.Duration
 	Ask        string        // instead of serving: ask for an address on eth0 as a client of this class and print what comes
@@ -76,7 +77,7 @@ func runErrand(text string) error {
 	}
 	file := pxe.File{Digest: images.DigestOf(content), Size: int64(len(content)), Open: func() (io.ReadSeekCloser, error) { return os.Open(e.UKI) }}
 	offer := &pxe.Offer{Release: file.Digest, Name: "edge", Version: "1", Architecture: "amd64", RootHash: strings.Repeat("ab", 32), UKI: file, Root: file, Verity: file}
-	config := pxe.Config{Interfaces: e.Interfaces, Shelf: shelf{offer.Release: offer}, Assigner: pxe.Everyone(offer.Release), Leases: e.Leases, Probe: e.Probe,
+	config := pxe.Config{Interfaces: e.Interfaces, Shelf: shelf{offer.Release: offer}, Assigner: pxe.Everyone(offer.Release), Ports: e.Ports, Leases: e.Leases, Probe: e.Probe,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	if e.IPXE != "" {
 		if config.IPXE, err = os.ReadFile(e.IPXE); err != nil {

@@ -209,6 +209,14 @@ func (a *attendance) openDHCP(group *errgroup.Group, first int) error {
 			if !prefix.IsValid() {
 				prefix = a.place.prefix
 			}
+			if n == 0 && !prefix.Contains(a.place.address) {
+				return fmt.Errorf("cannot serve network %s on %s: its address there is %s", prefix, a.iface.Name, a.place.address)
+			}
+			for _, end := range []netip.Addr{network.First, network.Last} {
+				if end.IsValid() && !prefix.Contains(end) {
+					return fmt.Errorf("cannot give out %s on %s: it is not in %s", end, a.iface.Name, prefix)
+				}
+			}
 			config.Subnets = append(config.Subnets, dhcp.Subnet{Prefix: prefix, Range: first + n, Router: network.Router,
 				DNS: network.DNS, NTP: network.NTP, Domain: network.Domain})
 		}

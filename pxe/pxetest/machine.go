@@ -43,6 +43,16 @@ type Boot struct {
 	client  *http.Client
 }
 
+// Address gets an address as a machine that boots from its disk does.
+func (m *Machine) Address(ctx context.Context) (netip.Addr, error) {
+	ack, err := m.lease(ctx, "")
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	address, _ := netip.AddrFromSlice(ack.YourIPAddr.To4())
+	return address, nil
+}
+
 // Load is what firmware does: address, boot file, content.
 func (m *Machine) Load(ctx context.Context) (*Boot, error) {
 	class := fmt.Sprintf("PXEClient:Arch:%05d:UNDI:003016", m.Arch)
@@ -153,7 +163,10 @@ func (m *Machine) lease(ctx context.Context, class string, modifiers ...dhcpv4.M
 	if tries == 0 {
 		tries = 4
 	}
-	all := append([]dhcpv4.Modifier{dhcpv4.WithHwAddr(m.MAC), dhcpv4.WithBroadcast(true), dhcpv4.WithOption(dhcpv4.OptClassIdentifier(class))}, modifiers...)
+	all := append([]dhcpv4.Modifier{dhcpv4.WithHwAddr(m.MAC), dhcpv4.WithBroadcast(true)}, modifiers...)
+	if class != "" {
+		all = append(all, dhcpv4.WithOption(dhcpv4.OptClassIdentifier(class)))
+	}
 	discover, err := dhcpv4.New(append(all, dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover))...)
 	if err != nil {
 		return nil, err

@@ -1,15 +1,24 @@
 package pxe_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"roost/pxe"
 )
 
 // BenchmarkDORA measures complete exchanges per second with perfdhcp, over a cable between two network namespaces that share the
@@ -84,4 +93,53 @@ func kea(w *wire, dir string, persist bool) {
 	}
 	w.background("server", "env", "KEA_PIDFILE_DIR="+dir, "KEA_LOCKFILE_DIR="+dir, "kea-dhcp4", "-c", path)
 	time.Sleep(2 * time.Second)
+}
+
+// BenchmarkHTTP moves a root image of 64 MiB to 32 machines at one time over loopback: ours, and net/http's file server without any
+// question of who asks.
+func BenchmarkHTTP(b *testing.B) {
+	const machines, size = 32, 64 << 20
+	releases := shelf{}
+	offer, _ := releases.stock(b, "1", size)
+	r := start(b, pxe.Config{Shelf: releases, Assigner: pxe.Everyone(offer.Release)})
+	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		content, err := offer.Root.Open()
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer content.Close() // opened for reading
+		http.ServeContent(w, request, "", time.Time{}, content)
+	}))
+	defer plain.Close()
+	var clients []*http.Client
+	for n := range machines {
+		address, err := r.machine(n, 7).Address(context.Background())
+		if err != nil {
+			b.Fatal(err)
+		}
+		clients = append(clients, &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: address.AsSlice()}}).DialContext, ReadBufferSize: 256 << 10}})
+	}
+	for name, url := range map[string]string{"roost": fmt.Sprintf("http://127.0.0.1:%d/root/%s.erofs.zst", r.ports.HTTP, offer.RootHash), "net/http": plain.URL} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(machines * size)
+			for b.Loop() {
+				var work sync.WaitGroup
+				for _, client := range clients {
+					work.Go(func() {
+						response, err := client.Get(url)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						n, err := io.Copy(io.Discard, response.Body)
+						if err := errors.Join(err, response.Body.Close()); err != nil || n != size {
+							b.Errorf("%s: %d bytes, %v", response.Status, n, err)
+						}
+					})
+				}
+				work.Wait()
+			}
+		})
+	}
 }
