@@ -25,7 +25,7 @@ bench: host host-bench build
 	$(ROOT) go run ./test/bench
 
 soak: host
-	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_VM=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v ./test/...
+	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_VM=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v ./test/... ./builder/lock
 
 # host and host-bench install what this computer lacks, from Debian.
 host host-bench: PACKAGES = $(if $(filter host,$@),$(HOST),$(BENCH))
