@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,7 @@ import (
 	"roost/builder/lock"
 	"roost/images"
 	"roost/images/depot"
+	"roost/images/depot/policy"
 	"roost/images/keys"
 	"roost/images/release"
 	"roost/pxe"
@@ -457,7 +459,7 @@ func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 // withRelease opens a depot and one release of it.
 func withRelease(c *cobra.Command, ref, which string, do func(r *depot.Release) error) error {
-	d, err := depot.Open(c.Context(), ref, depot.Options{})
+	d, err := depot.Open(c.Context(), ref, depot.Options{Keychain: authn.DefaultKeychain})
 	if err != nil {
 		return err
 	}
@@ -519,8 +521,8 @@ func verifyRelease(c *cobra.Command, r *depot.Release, keyFile, certFile string)
 	if err != nil {
 		return fmt.Errorf("cannot read release key: %w", err)
 	}
-	policy := release.Policy{}
-	if policy.Keys, err = release.ParseKeys(text); err != nil {
+	trust := release.Policy{}
+	if trust.Keys, err = release.ParseKeys(text); err != nil {
 		return err
 	}
 	var cert *x509.Certificate
@@ -529,9 +531,14 @@ func verifyRelease(c *cobra.Command, r *depot.Release, keyFile, certFile string)
 			return err
 		}
 	}
-	v, err := builder.Verify(c.Context(), r, policy, cert)
+	v, err := builder.Verify(c.Context(), r, trust, cert)
 	if err != nil {
 		return err
+	}
+	if where := r.Reference(); where.Kind == depot.KindRegistry { // a second opinion, by others' code from the same specification
+		if err := policy.Check(c.Context(), where.String(), text, v.Release.Name, policy.Options{Keychain: authn.DefaultKeychain}); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(c.OutOrStdout(), "%s %s is good: signed, complete, and every block of its root image matches %s\n", v.Release.Name, v.Release.Version, v.Release.RootHash)
 	return nil

@@ -2,13 +2,17 @@ package command
 
 import (
 	"fmt"
+	"io"
 	"net/url"
+	"os"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"roost/images"
 	"roost/images/depot"
-
-	"github.com/spf13/cobra"
 )
 
 func Release() *cobra.Command {
@@ -33,7 +37,7 @@ func Release() *cobra.Command {
 		}
 		return t.Print(c.OutOrStdout(), *format)
 	}
-	return Noun("release", "Publish releases and see what a site has", list, push(), use())
+	return Noun("release", "Publish releases and see what a site has", list, push(), copyVerb(), use())
 }
 
 // push copies a release to the registry of the site.
@@ -70,7 +74,7 @@ func push() *cobra.Command {
 			return err
 		}
 		defer to.Close()
-		copied, err := depot.Copy(c.Context(), r, to, depot.CopyOptions{})
+		copied, err := depot.Copy(c.Context(), r, to, depot.CopyOptions{Progress: transferred(c.ErrOrStderr())})
 		if err != nil {
 			return err
 		}
@@ -83,6 +87,81 @@ func push() *cobra.Command {
 		return err
 	}
 	return c
+}
+
+// copyVerb copies a release between depots, with no site in between.
+func copyVerb() *cobra.Command {
+	var which string
+	var plain bool
+	c := &cobra.Command{
+		Use: "copy FROM TO", Short: "Copy a release, with all that is attached to it, from one depot to another", Args: Exact(2),
+		Long: "Copy a release, with its signatures, SBOM and provenance, from one depot to another. A depot is a layout directory\n" +
+			"(oci:DIR), a single file to carry about (archive:FILE), or any OCI registry (docker://HOST/REPOSITORY). What TO has already\n" +
+			"is not sent again; an interrupted copy continues where it stopped. Registry credentials are those of docker login.",
+		Example: "  roost release copy out/depot archive:edge.roost\n  roost release copy archive:edge.roost docker://registry.example/os/edge",
+	}
+	c.Flags().StringVar(&which, "release", "", "which release of FROM: digest, version or NAME:VERSION; the newest when empty")
+	c.Flags().BoolVar(&plain, "plain-http", false, "speak HTTP without TLS to registries on other machines")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		options := depot.Options{Keychain: authn.DefaultKeychain, PlainHTTP: plain}
+		from, err := depot.Open(c.Context(), args[0], options)
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		r, err := from.Get(c.Context(), which)
+		if err != nil {
+			return err
+		}
+		if err := copyTo(c, r, args[1], options); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s %s is in %s: %s\n", r.Document.Name, r.Document.Version, args[1], r.Manifest.Digest)
+		return err
+	}
+	return c
+}
+
+func copyTo(c *cobra.Command, r *depot.Release, ref string, o depot.Options) error {
+	progress := depot.CopyOptions{Progress: transferred(c.ErrOrStderr())}
+	to, err := depot.ParseReference(ref)
+	if err != nil {
+		return err
+	}
+	if to.Kind == depot.KindArchive { // written in one go, never changed
+		return depot.Export(c.Context(), to.Path, progress, r)
+	}
+	o.Create = true
+	d, err := depot.Open(c.Context(), ref, o)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	_, err = depot.Copy(c.Context(), r, d, progress)
+	return err
+}
+
+// transferred shows on a terminal how far a copy is, and elsewhere nothing.
+func transferred(w io.Writer) func(depot.Progress) {
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+		return nil
+	}
+	last := time.Time{}
+	return func(p depot.Progress) {
+		done := p.Done == p.Total
+		if !done && time.Since(last) < 100*time.Millisecond {
+			return
+		}
+		last = time.Now()
+		fmt.Fprintf(w, "\r\033[K%s of %s  %s", megabytes(p.Done), megabytes(p.Total), p.What)
+		if done {
+			fmt.Fprint(w, "\r\033[K")
+		}
+	}
 }
 
 func use() *cobra.Command {

@@ -103,6 +103,12 @@ var contract = map[string]func(t *testing.T, ref string){
 				t.Errorf("verify %q: %v", reference, err)
 			}
 			checkParts(t, r)
+			if where := r.Reference(); where.Kind == depot.KindRegistry {
+				again, err := depottest.Open(t, where.String()).Get(context.Background(), "")
+				if err != nil || again.Manifest.Digest != r.Manifest.Digest {
+					t.Errorf("get %s: %v", where, err)
+				}
+			}
 		}
 	},
 	"what is not there": func(t *testing.T, ref string) {

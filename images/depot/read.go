@@ -29,6 +29,16 @@ type Release struct {
 	repository string
 }
 
+// Reference returns where exactly the release is, by digest.
+func (r *Release) Reference() Reference {
+	ref := r.depot.reference
+	ref.Version, ref.Digest = "", r.Manifest.Digest
+	if ref.Kind == KindRegistry {
+		ref.Repository = r.repository
+	}
+	return ref
+}
+
 var errOtherArtifact = errors.New("not a release")
 
 // isRelease tells a release from any other OCI artifact without asking for more than that.

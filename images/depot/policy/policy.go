@@ -19,6 +19,8 @@ import (
 	"github.com/containers/image/v5/image"
 	"github.com/containers/image/v5/signature"
 	"github.com/containers/image/v5/types"
+	"github.com/google/go-containerregistry/pkg/authn"
+	registries "github.com/google/go-containerregistry/pkg/name"
 
 	"roost/images"
 	"roost/images/depot"
@@ -27,10 +29,9 @@ import (
 
 // Options says how to reach the registry.
 type Options struct {
-	PlainHTTP    bool   // accept HTTP and unknown certificates; on this machine that goes without saying
-	Certificates string // directory with ca.crt, client.cert and client.key, as /etc/containers/certs.d has them
-	Username     string
-	Password     string
+	PlainHTTP    bool           // accept HTTP and unknown certificates; on this machine that goes without saying
+	Certificates string         // directory with ca.crt, client.cert and client.key, as /etc/containers/certs.d has them
+	Keychain     authn.Keychain // credentials; nil: none
 }
 
 // ErrRefused is wrapped by Check when containers/image has looked at the release and its policy refuses it.
@@ -120,13 +121,33 @@ func systemContext(r depot.Reference, dir string, o Options) (*types.SystemConte
 		RegistriesDirPath: attachments, SystemRegistriesConfPath: registries, SystemRegistriesConfDirPath: none,
 		AuthFilePath: filepath.Join(dir, "auth.json"), DockerCertPath: certificates, UserShortNameAliasConfPath: filepath.Join(dir, "aliases"),
 	}
-	if o.Username != "" {
-		system.DockerAuthConfig = &types.DockerAuthConfig{Username: o.Username, Password: o.Password}
+	if system.DockerAuthConfig, err = credentials(r, o.Keychain); err != nil {
+		return nil, err
 	}
 	if o.PlainHTTP || r.Loopback() {
 		system.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
 	}
 	return system, nil
+}
+
+// credentials asks the keychain for what the registry wants; nil is none.
+func credentials(r depot.Reference, keychain authn.Keychain) (*types.DockerAuthConfig, error) {
+	if keychain == nil {
+		return nil, nil
+	}
+	registry, err := registries.NewRegistry(r.Host, registries.StrictValidation)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := keychain.Resolve(registry)
+	if err != nil || auth == authn.Anonymous {
+		return nil, err
+	}
+	config, err := auth.Authorization()
+	if err != nil {
+		return nil, err
+	}
+	return &types.DockerAuthConfig{Username: config.Username, Password: config.Password, IdentityToken: config.IdentityToken}, nil
 }
 
 // newPolicy refuses everything but the one repository, and there everything that no key signed under the release's name.
