@@ -149,7 +149,7 @@ accounts /etc/passwd $in/passwd
 while read -r name stem arch; do
 	if [ "$name" != base-passwd ]; then prepare $name $stem $arch; fi
 done <$in/preinst
-dpkg --force-depends --force-confold --force-unsafe-io --configure --pending
+dpkg --force-depends --force-confold --force-unsafe-io --abort-after=1 --configure --pending
 `
 
 // configure brings the packages of layers from unpacked to installed. Packages without scripts and triggers need no

@@ -177,8 +177,12 @@ func parseAccounts(text []byte) ([]account, error) {
 	return all, nil
 }
 
-// check refuses accounts of the tree whose number was chosen by a package's script and not by the table. Debian itself
-// fixes numbers up to 100, and 65534.
+// fixedByDebian tells whether number n is the same in every Debian: base-passwd's up to 100, nobody, and those that were
+// assigned to packages for good (policy 9.2.2).
+func fixedByDebian(n uint32) bool { return n <= 100 || n == 65534 || n >= 60000 && n <= 64999 }
+
+// checkIDs refuses accounts of the tree whose number was chosen by a package's script and not by the table or
+// by Debian.
 func (a *assembly) checkIDs(d *tree.Draft) error {
 	uids, gids := map[string]uint32{}, map[string]uint32{}
 	for _, u := range a.IDs.Users {
@@ -202,7 +206,7 @@ func (a *assembly) checkIDs(d *tree.Draft) error {
 		}
 		for _, x := range accounts {
 			want, known := table[x.name]
-			if (known && want != x.id) || (!known && x.id > 100 && x.id != 65534) {
+			if (known && want != x.id) || (!known && !fixedByDebian(x.id)) {
 				faults = append(faults, fmt.Sprintf("%s has %s with number %d", file, x.name, x.id))
 			}
 		}

@@ -75,7 +75,7 @@ func (a *assembly) modules(ctx context.Context, t tree.Tree, version string, rul
 	if !ok {
 		return tree.Tree{}, fmt.Errorf("cannot index modules of kernel %s: the image has no kmod; add the package", version)
 	}
-	key := keyOf("modules 1", version, fmt.Sprint(rules), string(depmod.Blob), string(subtree(t, home).Digest()))
+	key := keyOf("modules 2", version, fmt.Sprint(rules), string(depmod.Blob), string(subtree(t, home).Digest()))
 	done, ok, err := a.Store.LoadTree(ctx, key)
 	if err != nil {
 		return tree.Tree{}, err

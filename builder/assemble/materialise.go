@@ -178,7 +178,7 @@ func (a *assembly) absorb(t tree.Tree, upper string) (tree.Tree, error) {
 func isVolatile(at string) bool {
 	switch at {
 	case "/dev", "/proc", "/sys", "/run", "/tmp", "/var/cache/ldconfig", "/var/log", "/etc/.pwd.lock",
-		policy, database + "/lock", database + "/lock-frontend", database + "/triggers/Lock", database + "/updates", database + "/tmp.ci":
+		policy, names, database + "/lock", database + "/lock-frontend", database + "/triggers/Lock", database + "/updates", database + "/tmp.ci":
 		return true
 	}
 	return strings.HasPrefix(at, "/var/lib/dpkg/") && strings.HasSuffix(at, "-old") ||

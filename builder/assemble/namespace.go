@@ -34,9 +34,9 @@ type job struct {
 // mount namespace of its own; no network but a loopback that is down; own process, IPC and host name spaces; a /dev of
 // five harmless nodes; no privilege to load modules, set clocks or reach hardware. Cancelling ctx kills every process.
 func (a *assembly) run(ctx context.Context, t tree.Tree, j job) (tree.Tree, error) {
-	for _, dir := range []string{"/dev", "/proc", "/run", "/tmp", "/usr", path.Dir(policy)} {
+	for _, dir := range []string{"/dev", "/etc", "/proc", "/run", "/tmp", "/usr", path.Dir(policy)} {
 		if e, ok := t.Lookup(dir); ok && e.Type != tree.Directory {
-			return tree.Tree{}, fmt.Errorf("cannot %s: %s is a %v, and a mount on it could land outside the tree", j.name, dir, e.Type)
+			return tree.Tree{}, fmt.Errorf("cannot %s: %s is a %v, and what is written there could land outside the tree", j.name, dir, e.Type)
 		}
 	}
 	scratch, err := a.Store.Scratch("job-")
@@ -137,8 +137,12 @@ func escapeOption(s string) string {
 	return strings.NewReplacer(`\`, `\\`, ",", `\,`, ":", `\:`).Replace(s)
 }
 
-// policy forbids invoke-rc.d to start services. The file is never taken over into the tree.
-const policy = "/usr/sbin/policy-rc.d"
+// Files that a job finds and that are never taken over into the tree: policy forbids invoke-rc.d to start services, and
+// names lets scripts look up the host's own name, always with the same answer.
+const (
+	policy = "/usr/sbin/policy-rc.d"
+	names  = "/etc/hosts"
+)
 
 // furnish mounts what programs expect to find: /run with the job's input, /tmp and a small /dev.
 func furnish(root string, j job) error {
@@ -168,11 +172,17 @@ func furnish(root string, j job) error {
 	if err := os.WriteFile(filepath.Join(root, "run/roost/script"), []byte(j.script), 0o644); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(root, filepath.Dir(policy)), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(root, policy), []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
-		return err
+	for _, f := range []struct {
+		name, content string
+		mode          os.FileMode
+	}{
+		{policy, "#!/bin/sh\nexit 101\n", 0o755},
+		{names, hosts + "127.0.1.1 roost\n", 0o644},
+	} {
+		at := filepath.Join(root, f.name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(f.content), f.mode)); err != nil {
+			return err
+		}
 	}
 	return makeDevices(filepath.Join(root, "dev"))
 }
