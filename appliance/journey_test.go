@@ -50,35 +50,8 @@ func TestJourney(t *testing.T) {
 		}
 	})
 
-	// The seed admits the first controller, and only it.
 	seedDepot := filepath.Join(l.dir, "depot")
-	one := l.publish("oci:"+seedDepot, "1.0")
-	rootKey, err := trust.ParseKey(l.secrets.RootKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	seedAddress := freeAddress(t)
-	seed, err := OpenSeed(ctx, SeedConfig{Site: l.file, RootKey: rootKey, Dir: filepath.Join(l.dir, "seed"), Depot: seedDepot,
-		Release: one.Manifest.Digest, Address: seedAddress, Log: l.log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stopSeed := l.serve(seed, seedAddress)
-	if err := controller.discover(ctx, seedAddress); err != nil {
-		t.Fatal(err)
-	}
-	if v := assigned(seed, 0); v.Refuse == "" {
-		t.Error("the seed would boot the installed controller again")
-	}
-	if v := assigned(seed, 9); v.Release != one.Manifest.Digest {
-		t.Errorf("the seed does not let an unknown machine be discovered: %s", v.Refuse)
-	}
-	stopSeed()
-
-	// The controller comes up from its own disk and serves the site.
-	if err := controller.load(); err != nil {
-		t.Fatal(err)
-	}
+	one := l.found(ctx, controller)
 	l.startController(controller)
 	run := func(m *machine) {
 		started++
@@ -132,6 +105,38 @@ func TestJourney(t *testing.T) {
 	l.failingRelease(seedDepot, worker, two)
 	l.requestedRollback(one, two)
 	l.restart(controller, two)
+}
+
+// found has the seed admit the first controller, and only it, and leaves the controller installed.
+func (l *lab) found(ctx context.Context, controller *machine) *depot.Release {
+	l.t.Helper()
+	shelf := filepath.Join(l.dir, "depot")
+	one := l.publish("oci:"+shelf, "1.0")
+	rootKey, err := trust.ParseKey(l.secrets.RootKey)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	address := freeAddress(l.t)
+	seed, err := OpenSeed(ctx, SeedConfig{Site: l.file, RootKey: rootKey, Dir: filepath.Join(l.dir, "seed"), Depot: shelf,
+		Release: one.Manifest.Digest, Address: address, Log: l.log})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	stop := l.serve(seed, address)
+	defer stop()
+	if err := controller.discover(ctx, address); err != nil {
+		l.t.Fatal(err)
+	}
+	if v := assigned(seed, 0); v.Refuse == "" {
+		l.t.Error("the seed would boot the installed controller again")
+	}
+	if v := assigned(seed, 9); v.Release != one.Manifest.Digest {
+		l.t.Errorf("the seed does not let an unknown machine be discovered: %s", v.Refuse)
+	}
+	if err := controller.load(); err != nil {
+		l.t.Fatal(err)
+	}
+	return one
 }
 
 // failingRelease rolls out a release whose gate does not hold.
