@@ -38,6 +38,7 @@ type errand struct {
 	Probe      time.Duration
 	Ask        string        // instead of serving: ask for an address on eth0 as a client of this class and print what comes
 	AskWait    time.Duration // after each question
+	AskOn      bool          // until an ACK comes
 	Get        string        // instead of serving: print the HTTP status of this URL
 }
 
@@ -61,7 +62,16 @@ func runErrand(text string) error {
 		return err
 	}
 	if e.Ask != "" {
-		return ask(e.Ask, e.AskWait)
+		for acked, begun := false, time.Now(); !acked; {
+			var err error
+			if acked, err = ask(e.Ask, e.AskWait); err != nil {
+				return err
+			}
+			if !e.AskOn || time.Since(begun) > 10*time.Second {
+				break
+			}
+		}
+		return nil
 	}
 	if e.Get != "" {
 		response, err := http.Get(e.Get)
@@ -104,15 +114,15 @@ func runErrand(text string) error {
 }
 
 // ask runs DISCOVER and REQUEST by broadcast, listens for a time after each, and prints every answer.
-func ask(class string, wait time.Duration) error {
+func ask(class string, wait time.Duration) (acked bool, err error) {
 	ctx := context.Background()
 	iface, err := net.InterfaceByName("eth0")
 	if err != nil {
-		return err
+		return false, err
 	}
 	conn, err := dhcp.Listen(ctx, iface.Name, 68, true)
 	if err != nil {
-		return err
+		return false, err
 	}
 	modifiers := []dhcpv4.Modifier{dhcpv4.WithHwAddr(iface.HardwareAddr), dhcpv4.WithBroadcast(true), dhcpv4.WithOption(dhcpv4.OptClassIdentifier(class))}
 	if class == "Roost" {
@@ -121,10 +131,10 @@ func ask(class string, wait time.Duration) error {
 	for _, kind := range []dhcpv4.MessageType{dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest} {
 		p, err := dhcpv4.New(append(modifiers, dhcpv4.WithMessageType(kind))...)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if _, err := conn.WriteToUDP(p.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: 67}); err != nil {
-			return err
+			return false, err
 		}
 		buffer := make([]byte, 1500)
 		_ = conn.SetReadDeadline(time.Now().Add(wait))
@@ -138,12 +148,13 @@ func ask(class string, wait time.Duration) error {
 				continue
 			}
 			fmt.Println(answer.MessageType(), "from", answer.ServerIdentifier(), "address", answer.YourIPAddr, "class", answer.ClassIdentifier(), "file", answer.BootFileName)
+			acked = acked || answer.MessageType() == dhcpv4.MessageTypeAck
 			if kind == dhcpv4.MessageTypeDiscover && !answer.YourIPAddr.IsUnspecified() {
 				modifiers = append(modifiers, dhcpv4.WithOption(dhcpv4.OptServerIdentifier(answer.ServerIdentifier())), dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(answer.YourIPAddr)))
 			}
 		}
 	}
-	return conn.Close()
+	return acked, conn.Close()
 }
 
 // wire is two network namespaces joined by a cable: "server" with 10.77.0.1/16 on eth0, "client" with eth0 up.
@@ -209,7 +220,7 @@ func (w *wire) plug() {
 // ask asks for an address from the client's namespace and returns the answers, a line each.
 func (w *wire) ask(class string) string {
 	w.t.Helper()
-	out, err := w.askFor(class, 600*time.Millisecond)
+	out, err := w.askFor(errand{Ask: class, AskWait: 600 * time.Millisecond})
 	if err != nil {
 		w.t.Fatalf("ask: %v\n%s", err, out)
 	}
@@ -228,9 +239,13 @@ func (w *wire) get(side, url string) string {
 	return strings.TrimSpace(string(out))
 }
 
-func (w *wire) askFor(class string, wait time.Duration) (string, error) {
+func (w *wire) askFor(e errand) (string, error) {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return "", err
+	}
 	command := w.in("client", os.Args[0])
-	command.Env = append(os.Environ(), fmt.Sprintf(`%s={"Ask":%q,"AskWait":%d}`, errandVariable, class, wait))
+	command.Env = append(os.Environ(), errandVariable+"="+string(text))
 	out, err := command.CombinedOutput()
 	return string(out), err
 }

@@ -6,7 +6,8 @@
 // itself; a plain request is handed, in normal form, to pin/tftp.
 //
 // Promises: a peer that Find does not know gets no byte. A request with options is answered by a small OACK until the peer has
-// acknowledged it, so a forged source address gains nothing. What is not acknowledged is repeated until three tries and three times the timeout are used up.
+// acknowledged it, three times a second apart at most, so a forged source address gains nothing. A client that was there and falls silent
+// is given up after eight seconds.
 // Names are exact: there is no directory and no path. Transfers are bounded, per host and in all. A client that
 // asks only for the size (EDK2 does, and then aborts with error 8) is answered from the file's description and is not a failure.
 //

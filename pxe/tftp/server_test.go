@@ -138,7 +138,7 @@ func TestTransfers(t *testing.T) {
 		{10_000, "multicast x foo bar", "map[]"},
 	} {
 		t.Run(fmt.Sprintf("%d %s", c.size, c.options), func(t *testing.T) {
-			r := serve(t, c.size, Config{MaxBlock: 1468})
+			r := serve(t, c.size, Config{MaxBlock: 1468, Timeout: 5 * time.Second}) // this is not about patience
 			k := &tftptest.Client{Conn: listen(t), Server: r.addr, Name: "uki.efi", Options: strings.Fields(c.options)}
 			got, err := k.Fetch()
 			if err != nil {

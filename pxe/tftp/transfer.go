@@ -14,9 +14,10 @@ import (
 
 // Bounds of the pace of repeats.
 const (
-	fastest = 40 * time.Millisecond // firmware under load answers late; repeating sooner only adds to its load
-	tries   = 3
-	echoes  = 8 // windows that must go well between two repeats that no clock asked for
+	fastest  = 40 * time.Millisecond // firmware under load answers late; repeating sooner only adds to its load
+	tries    = 3                     // at one timeout each, until the client has acknowledged something
+	patience = 8                     // timeouts without any acknowledgement, after that
+	echoes   = 8                     // windows that must go well between two repeats that no clock asked for
 )
 
 // errAborted is the client's ERROR packet.
@@ -125,7 +126,8 @@ func (t *transfer) deliver() error {
 			switch {
 			case errors.Is(err, os.ErrDeadlineExceeded):
 				// Before its first acknowledgement the client may be a forged address: it gets one packet and asks again.
-				if !t.offered || (try >= tries && time.Since(begun) >= time.Duration(tries)*t.timeout) {
+				// One that has proved to be there may be busy: firmware on a crowded host can sleep for seconds.
+				if !t.offered || time.Since(begun) >= patience*t.timeout {
 					return errSilent
 				}
 				again, wait = true, min(2*wait, t.timeout)
