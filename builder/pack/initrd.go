@@ -13,11 +13,15 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// makeInitrd packs the initrd: two archives, one behind the other, as the kernel takes them. The first, plain one holds
-// what differs between releases; the second, compressed one holds /init, the chosen kernel modules as they are loaded, and
-// their indexes under /lib/modules/RELEASE. So a new version with an old kernel need not compress it again.
+// makeInitrd packs the initrd: three archives, one behind the other, as the kernel takes them. The first, plain one holds
+// what differs between releases; the second /init; the third the chosen kernel modules as they are loaded and their indexes
+// under /lib/modules/RELEASE. So a change costs the compression of what changed.
 func makeInitrd(ctx context.Context, s stages, in Input) (File, error) {
-	main, err := makeMainInitrd(ctx, s, in)
+	modules, err := packModules(ctx, s, in)
+	if err != nil {
+		return File{}, fmt.Errorf("initrd: %w", err)
+	}
+	program, err := packInit(ctx, s, in)
 	if err != nil {
 		return File{}, fmt.Errorf("initrd: %w", err)
 	}
@@ -27,7 +31,7 @@ func makeInitrd(ctx context.Context, s stages, in Input) (File, error) {
 	}
 	// os-release(5) names this file; ROOST_CREATED is where a clock that lost its battery starts from.
 	text := strings.TrimRight(osRelease, "\n") + fmt.Sprintf("\nROOST_CREATED=%d\n", in.Created.Unix())
-	return s.one(ctx, "initrd", keyOf("initrd 2", string(main.Digest), text), func(w io.Writer) error {
+	return s.one(ctx, "initrd", keyOf("initrd 3", string(program.Digest), string(modules.Digest), text), func(w io.Writer) error {
 		var head bytes.Buffer
 		a := &cpio{w: &head, dirs: map[string]bool{}}
 		if err := errors.Join(a.file("etc/initrd-release", 0o644, []byte(text)), a.end()); err != nil {
@@ -37,76 +41,89 @@ func makeInitrd(ctx context.Context, s stages, in Input) (File, error) {
 		if _, err := w.Write(head.Bytes()); err != nil {
 			return err
 		}
-		f, err := os.Open(main.Path)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(w, f)
-		return errors.Join(err, f.Close())
+		return errors.Join(appendFile(w, program.Path), appendFile(w, modules.Path))
 	})
 }
 
-// makeMainInitrd packs what does not differ between releases with one kernel. One zstd frame, since the kernel takes each
-// frame for an archive of its own.
-func makeMainInitrd(ctx context.Context, s stages, in Input) (File, error) {
+func appendFile(w io.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return errors.Join(err, f.Close())
+}
+
+// packInit packs /init, and what the kernel must find before anything is mounted.
+func packInit(ctx context.Context, s stages, in Input) (File, error) {
+	digest, err := digestFile(in.Init)
+	if err != nil {
+		return File{}, err
+	}
+	return packArchive(ctx, s, "init", keyOf("init archive 1", string(digest)), func(a *cpio) error {
+		for _, dir := range []string{"dev", "proc", "run", "sys"} {
+			if err := a.directory(dir); err != nil {
+				return err
+			}
+		}
+		if err := a.entry(cpioHeader{name: "dev/console", mode: 0o020600, major: 5, minor: 1}, nil); err != nil {
+			return err
+		}
+		program, err := os.ReadFile(in.Init)
+		if err != nil {
+			return err
+		}
+		return a.file("init", 0o755, program)
+	})
+}
+
+// packModules packs the chosen kernel modules and their indexes.
+func packModules(ctx context.Context, s stages, in Input) (File, error) {
 	modules, err := chooseModules(in)
 	if err != nil {
 		return File{}, err
 	}
-	program, err := digestFile(in.Init)
-	if err != nil {
-		return File{}, err
-	}
-	inputs := []string{"main initrd 1", string(program), in.Kernel.Version, string(modules.dep), string(modules.alias), string(modules.softdep)}
+	inputs := []string{"module archive 1", in.Kernel.Version, string(modules.dep), string(modules.alias), string(modules.softdep)}
 	for _, e := range modules.files {
 		inputs = append(inputs, e.Path, string(e.Blob))
 	}
-	return s.one(ctx, "drivers of the initrd", keyOf(inputs...), func(w io.Writer) error {
+	return packArchive(ctx, s, "initrd modules", keyOf(inputs...), func(a *cpio) error {
+		home := strings.TrimPrefix(modules.home, "/usr/")
+		for _, index := range []struct {
+			name string
+			text []byte
+		}{{"modules.alias", modules.alias}, {"modules.dep", modules.dep}, {"modules.softdep", modules.softdep}} {
+			if err := a.file(path.Join(home, index.name), 0o644, index.text); err != nil {
+				return err
+			}
+		}
+		for _, e := range modules.files {
+			content, err := in.Store.ReadFile(e.Blob)
+			if err != nil {
+				return err
+			}
+			if err := a.file(strings.TrimPrefix(e.Path, "/usr/"), 0o644, content); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// packArchive packs one archive into one zstd frame, since the kernel takes each frame for an archive of its own.
+func packArchive(ctx context.Context, s stages, name, key string, write func(a *cpio) error) (File, error) {
+	return s.one(ctx, name, key, func(w io.Writer) error {
 		encoder, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
 		if err != nil {
 			return err
 		}
 		a := &cpio{w: io.MultiWriter(encoder, contextWriter{ctx}), dirs: map[string]bool{}}
-		return errors.Join(writeInitrd(a, in, modules), encoder.Close())
+		err = write(a)
+		if err == nil {
+			err = a.end()
+		}
+		return errors.Join(err, encoder.Close())
 	})
-}
-
-func writeInitrd(a *cpio, in Input, modules *moduleSet) error {
-	for _, dir := range []string{"dev", "proc", "run", "sys"} {
-		if err := a.directory(dir); err != nil {
-			return err
-		}
-	}
-	// The kernel opens it for init before anything is mounted.
-	if err := a.entry(cpioHeader{name: "dev/console", mode: 0o020600, major: 5, minor: 1}, nil); err != nil {
-		return err
-	}
-	program, err := os.ReadFile(in.Init)
-	if err != nil {
-		return err
-	}
-	if err := a.file("init", 0o755, program); err != nil {
-		return err
-	}
-	home := strings.TrimPrefix(modules.home, "/usr/")
-	for _, index := range []struct {
-		name string
-		text []byte
-	}{{"modules.alias", modules.alias}, {"modules.dep", modules.dep}, {"modules.softdep", modules.softdep}} {
-		if err := a.file(path.Join(home, index.name), 0o644, index.text); err != nil {
-			return err
-		}
-	}
-	for _, e := range modules.files {
-		content, err := in.Store.ReadFile(e.Blob)
-		if err != nil {
-			return err
-		}
-		if err := a.file(strings.TrimPrefix(e.Path, "/usr/"), 0o644, content); err != nil {
-			return err
-		}
-	}
-	return a.end()
 }
 
 // cpio writes a newc archive (Linux Documentation/driver-api/early-userspace/buffer-format.rst) in which everything is of

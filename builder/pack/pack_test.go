@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -260,7 +261,12 @@ func TestInitrd(t *testing.T) {
 			if err := os.WriteFile(packed, []byte(rest), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			files, _ = unpack(t, run(t, "zstd", "-dc", packed))
+			files, rest = unpack(t, run(t, "zstd", "-dc", packed))
+			modules, rest := unpack(t, rest)
+			if rest != "" {
+				t.Errorf("%d bytes behind the last archive", len(rest))
+			}
+			maps.Copy(files, modules)
 			var got []string
 			for name := range files {
 				if strings.HasSuffix(name, ".ko") {
