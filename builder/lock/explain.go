@@ -121,11 +121,14 @@ func (u *universe) missing(r deb.Relation) string {
 	if versions := u.versions[r.Name]; len(versions) > 0 {
 		return fmt.Sprintf("the recipe's pins leave no version of %s", r.Name)
 	}
-	for _, v := range u.providers[r.Name] {
+	providers := u.providers[r.Name]
+	for _, v := range providers {
 		if at, ok := u.excluded[v.pkg.Name]; ok {
 			return fmt.Sprintf("%s, which provides %s, is excluded at %s", v.pkg.Name, r.Name, at)
 		}
-		return fmt.Sprintf("%s provides %s only without fitting version", name(v.pkg), r.Name)
+	}
+	if len(providers) > 0 {
+		return fmt.Sprintf("%s provides %s only without fitting version", name(providers[0].pkg), r.Name)
 	}
 	return fmt.Sprintf("%s is in none of the recipe's suites", r.Name)
 }
