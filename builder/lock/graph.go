@@ -17,7 +17,7 @@ type graph struct {
 	number   map[*deb.Package]int
 	needs    map[int][][]int // by chosen variable: for each dependency the variables that satisfy it, best first
 	facts    []fact
-	roots    []int
+	roots    []int // the wishes, in their order
 	err      error // met while reading a package's fields
 }
 
@@ -64,7 +64,7 @@ func (g *graph) state(f fact) clause {
 	return clause{literals: f.literals, fact: len(g.facts) - 1}
 }
 
-// resolve returns all packages that fulfil the wishes, in the order in which apt would come upon them.
+// resolve returns all packages that fulfil the wishes. Their order matters where Debian leaves a choice, as on apt's command line.
 func (g *graph) resolve(ctx context.Context, wishes []wish) ([]*deb.Package, error) {
 	for i := range wishes {
 		v := g.variable(wishes[i].pkg)
@@ -73,8 +73,6 @@ func (g *graph) resolve(ctx context.Context, wishes []wish) ([]*deb.Package, err
 			g.roots = append(g.roots, v)
 		}
 	}
-	order := g.universe.order
-	slices.SortFunc(g.roots, func(a, b int) int { return cmp.Compare(order[g.packages[a].Name], order[g.packages[b].Name]) })
 	core, ok := g.solver.solve()
 	switch {
 	case g.err != nil:
