@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"unicode/utf16"
 )
@@ -43,6 +44,25 @@ func enrol(template, pk, kek, db []byte) ([]byte, error) {
 		{"db", guidImageSecurity, attrAuthenticated, db},
 		{"SecureBootEnable", guidSecureBootEnable, attrBoot, []byte{1}},
 	})
+}
+
+// VariableStore returns a copy of an empty OVMF variable store that holds variables as the kernel's efivarfs shows them:
+// files NAME-GUID of four bytes of attributes and the value.
+func VariableStore(template []byte, efivars fs.FS) ([]byte, error) {
+	entries, err := fs.ReadDir(efivars, ".")
+	if err != nil {
+		return nil, fmt.Errorf("cannot list EFI variables: %w", err)
+	}
+	var vars []variable
+	for _, entry := range entries {
+		name, vendor, ok := strings.Cut(entry.Name(), "-")
+		data, err := fs.ReadFile(efivars, entry.Name())
+		if err != nil || !ok || len(data) < 4 {
+			return nil, fmt.Errorf("cannot use %s as an EFI variable: %v", entry.Name(), err)
+		}
+		vars = append(vars, variable{name, vendor, binary.LittleEndian.Uint32(data), data[4:]})
+	}
+	return addVariables(template, vars)
 }
 
 // addVariables appends variables to an EDK2 variable store. The store must hold none: the lab makes fresh machines only.
