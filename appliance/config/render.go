@@ -85,9 +85,8 @@ func Render(c *api.Config) []File {
 	files := []File{
 		{"etc/hostname", 0o644, hostname + "\n"},
 		{"etc/hosts", 0o644, hosts(hostname, c.Hosts)},
-		{"etc/systemd/network/90-roost.network", 0o644, fallback(len(c.Interfaces) == 0)},
-		{"etc/ssh/sshd_config.d/roost.conf", 0o644, "HostKey /var/lib/roost/identity/ssh_host_ed25519_key\nAuthorizedKeysFile /etc/ssh/authorized_keys/%u\n"},
-		{"etc/ssh/authorized_keys/admin", 0o644, lines(c.AuthorizedKeys)},
+		{"etc/systemd/network/90-roost-default.network", 0o644, fallback(len(c.Interfaces) == 0)}, // replaces the image's own
+		{"etc/ssh/authorized_keys.d/admin", 0o644, lines(c.AuthorizedKeys)},                       // where the image's sshd looks
 	}
 	for n, i := range c.Interfaces {
 		files = append(files, File{fmt.Sprintf("etc/systemd/network/10-roost-%02d.network", n), 0o644, network(&i)})
@@ -117,7 +116,7 @@ func fallback(dhcp bool) string {
 	if !dhcp {
 		return "[Match]\nKind=!*\nType=ether\n\n[Network]\nLinkLocalAddressing=no\n\n[Link]\nRequiredForOnline=no\n"
 	}
-	return "[Match]\nKind=!*\nType=ether\n\n[Network]\nDHCP=yes\n\n" + dhcpSection
+	return "[Match]\nKind=!*\nType=ether\n\n[Network]\nDHCP=yes\nLLDP=yes\n\n" + dhcpSection
 }
 
 // The boot firmware and the initrd ask with the MAC address as client id; asking with the same keeps the lease.
