@@ -141,7 +141,13 @@ func runInRoot(program string, args ...string) error {
 			kept = append(kept, a)
 		}
 	}
+	null, err := os.Open(sysroot + "/dev/null") // os/exec would look for it where /dev no longer is
+	if err != nil {
+		return fmt.Errorf("cannot run %s: %v", program, err)
+	}
+	defer null.Close()
 	cmd := exec.Command(program, kept...)
+	cmd.Stdin = null
 	cmd.SysProcAttr = &unix.SysProcAttr{Chroot: sysroot}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin", "LC_ALL=C"}

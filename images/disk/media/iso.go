@@ -1,10 +1,15 @@
 package media
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,51 +56,109 @@ func writeISO(f *os.File, p Parts) error {
 	if p.Root.Size > isoMaxFile || p.Root.Size%4096 != 0 || p.Verity.Size%4096 != 0 {
 		return fmt.Errorf("root image of %d bytes and verity data of %d are too large, or not whole blocks", p.Root.Size, p.Verity.Size)
 	}
-	boot := extent{name: "EFI.IMG;1", sector: isoFirst, size: roundUp(max(esp.MinSize, p.UKI.Size+p.UKI.Size/32+2<<20), 1<<20)}
-	data := extent{name: "ROOT.EROFS;1", sector: boot.sector + boot.size/isoSector, size: p.Root.Size}
-	tree := extent{name: "ROOT.VERITY;1", sector: data.sector + data.size/isoSector, size: p.Verity.Size}
-	end := (tree.sector + tree.size/isoSector) * isoSector
-	size := roundUp(end, 1<<20) + 1<<20 // the backup table lies behind
-
-	table, err := (disk.Layout{}).Table((disk.Layout{}).MinSize(), 512, []byte("iso of "+p.RootHash))
-	if err != nil {
+	i := newISO(p.Name+"_"+string(p.Version), p.RootHash, p.Created, p.UKI.Size)
+	data := i.add("ROOT.EROFS;1", "iso-root", disk.RootA, root, p.Root.Size)
+	tree := i.add("ROOT.VERITY;1", "iso-verity", disk.VerityA, verity, p.Verity.Size)
+	if err := i.write(f, []esp.File{{Path: esp.FallbackLoader, Content: p.UKI.Content}}); err != nil {
 		return err
 	}
-	types := disk.Types()
-	efi, _ := table.Find(disk.ESPA) // for a GUID that depends on the release only
-	table.Partitions = []disk.Partition{
-		{Number: 1, Name: "iso-esp", Type: types[disk.ESPA], UUID: efi.UUID, Offset: boot.sector * isoSector, Size: boot.size},
-		{Number: 2, Name: "iso-root", Type: types[disk.RootA], UUID: root, Offset: data.sector * isoSector, Size: data.size},
-		{Number: 3, Name: "iso-verity", Type: types[disk.VerityA], UUID: verity, Offset: tree.sector * isoSector, Size: tree.size},
-	}
+	return errors.Join(copySparse(f, data.sector*isoSector, p.Root), copySparse(f, tree.sector*isoSector, p.Verity), f.Sync())
+}
 
+// Enrolment is what a machine in Setup Mode takes its Secure Boot keys from.
+type Enrolment struct {
+	Name    string            // of whose keys they are
+	Created time.Time         // timestamp of everything
+	Loader  []byte            // systemd-boot
+	Updates map[string][]byte // authenticated updates by variable: PK, KEK and db
+}
+
+// enrolConfig has systemd-boot enrol without a question, after its countdown.
+const enrolConfig = "timeout 0\neditor no\nsecure-boot-enroll force\n"
+
+// WriteEnrolment makes f, which is emptied first, an image that boots like one of WriteISO and enrols keys into a machine
+// whose firmware is in Setup Mode; then it reboots. Any other machine it leaves as it is.
+func WriteEnrolment(f *os.File, e Enrolment) error {
+	files := []esp.File{
+		{Path: esp.FallbackLoader, Content: bytes.NewReader(e.Loader)},
+		{Path: esp.LoaderConf, Content: strings.NewReader(enrolConfig)},
+	}
+	seed := sha256.New()
+	for _, variable := range slices.Sorted(maps.Keys(e.Updates)) {
+		files = append(files, esp.File{Path: "loader/keys/auto/" + variable + ".auth", Content: bytes.NewReader(e.Updates[variable])})
+		seed.Write(e.Updates[variable])
+	}
+	i := newISO(e.Name, hex.EncodeToString(seed.Sum(nil)), e.Created, int64(len(e.Loader)))
+	if err := errors.Join(i.write(f, files), f.Sync()); err != nil {
+		return fmt.Errorf("cannot make enrolment image: %w", err)
+	}
+	return nil
+}
+
+// iso is an image being laid out: an EFI system partition first, then files, each a partition too.
+type iso struct {
+	name       string
+	seed       string
+	created    time.Time
+	files      []extent // in the order of their names
+	partitions []disk.Partition
+	next       int64 // free sector
+}
+
+// newISO lays out an image whose EFI system partition has room for programs of size bytes.
+func newISO(name, seed string, created time.Time, size int64) *iso {
+	i := &iso{name: name, seed: seed, created: created, next: isoFirst}
+	i.add("EFI.IMG;1", "iso-esp", disk.ESPA, guidOf("iso "+seed), roundUp(max(esp.MinSize, size+size/32+2<<20), 1<<20))
+	return i
+}
+
+// guidOf returns a GUID (version 8, RFC 9562) that depends on the seed only.
+func guidOf(seed string) disk.GUID {
+	sum := sha256.Sum256([]byte(seed))
+	g := disk.GUID(sum[:16])
+	g[7], g[8] = g[7]&0x0f|0x80, g[8]&0x3f|0x80
+	return g
+}
+
+// add lays a file out. size is a multiple of 4096.
+func (i *iso) add(file, partition, kind string, uuid disk.GUID, size int64) extent {
+	e := extent{name: file, sector: i.next, size: size}
+	i.next += size / isoSector
+	i.files = append(i.files, e)
+	i.partitions = append(i.partitions, disk.Partition{
+		Number: len(i.files), Name: partition, Type: disk.Types()[kind], UUID: uuid, Offset: e.sector * isoSector, Size: size,
+	})
+	return e
+}
+
+// write writes all but the files behind the EFI system partition.
+func (i *iso) write(f *os.File, programs []esp.File) error {
+	size := roundUp(i.next*isoSector, 1<<20) + 1<<20 // the backup table lies behind
 	if err := errors.Join(f.Truncate(0), f.Truncate(size)); err != nil {
 		return err
 	}
-	for at, sector := range isoHeads(p, end/isoSector, boot, data, tree) {
+	for at, sector := range i.heads() {
 		if _, err := f.WriteAt(sector, at*isoSector); err != nil {
 			return err
 		}
 	}
-	spec := esp.Volume{Label: "ROOST", Serial: serialOf(efi.UUID), Time: p.Created}
-	program := []esp.File{{Path: esp.FallbackLoader, Content: p.UKI.Content}}
-	if err := esp.Format(f, boot.sector*isoSector, boot.size, spec, program); err != nil {
+	boot := i.partitions[0]
+	spec := esp.Volume{Label: "ROOST", Serial: serialOf(boot.UUID), Time: i.created}
+	if err := esp.Format(f, boot.Offset, boot.Size, spec, programs); err != nil {
 		return err
 	}
-	if err := errors.Join(copySparse(f, data.sector*isoSector, p.Root), copySparse(f, tree.sector*isoSector, p.Verity)); err != nil {
-		return err
-	}
+	table := disk.Table{Disk: guidOf("iso disk " + i.seed), SectorSize: 512, Partitions: i.partitions}
 	return table.Write(f, size)
 }
 
-// isoHeads returns everything that is not a file, by sector.
-func isoHeads(p Parts, sectors int64, files ...extent) map[int64][]byte {
-	stamp := stampOf(p.Created)
+// heads returns everything that is not a file, by sector.
+func (i *iso) heads() map[int64][]byte {
+	stamp := stampOf(i.created)
 	directory := make([]byte, 0, isoSector)
 	self := record("\x00", isoRoot, isoSector, true, stamp)
 	directory = append(directory, self...)
 	directory = append(directory, record("\x01", isoRoot, isoSector, true, stamp)...)
-	for _, f := range files { // in the order of their names
+	for _, f := range i.files {
 		directory = append(directory, record(f.name, f.sector, f.size, false, stamp)...)
 	}
 	le, be := make([]byte, 10), make([]byte, 10)
@@ -105,18 +168,18 @@ func isoHeads(p Parts, sectors int64, files ...extent) map[int64][]byte {
 	binary.BigEndian.PutUint32(be[2:], isoRoot)
 	binary.BigEndian.PutUint16(be[6:], 1)
 	return map[int64][]byte{
-		isoPrimary: primaryDescriptor(p, sectors, self), isoBoot: bootDescriptor(), isoEnd: []byte("\xffCD001\x01"),
-		isoPathLittle: le, isoPathBig: be, isoRoot: directory, isoCatalog: catalog(files[0].sector),
+		isoPrimary: i.primaryDescriptor(self), isoBoot: bootDescriptor(), isoEnd: []byte("\xffCD001\x01"),
+		isoPathLittle: le, isoPathBig: be, isoRoot: directory, isoCatalog: catalog(i.files[0].sector),
 	}
 }
 
 // primaryDescriptor is ECMA-119, 8.4.
-func primaryDescriptor(p Parts, sectors int64, root []byte) []byte {
+func (i *iso) primaryDescriptor(root []byte) []byte {
 	b := make([]byte, isoSector)
 	copy(b, "\x01CD001\x01")
 	pad(b[8:40], "")
-	pad(b[40:72], volumeName(p))
-	both32(b[80:], uint32(sectors))
+	pad(b[40:72], volumeName(i.name))
+	both32(b[80:], uint32(i.next))
 	both16(b[120:], 1)
 	both16(b[124:], 1)
 	both16(b[128:], isoSector)
@@ -126,7 +189,7 @@ func primaryDescriptor(p Parts, sectors int64, root []byte) []byte {
 	copy(b[156:], root)
 	pad(b[190:813], "") // names of volume set, publisher, preparer, application and files
 	pad(b[574:702], "ROOST")
-	date := p.Created.UTC().Format("20060102150405") + "00\x00"
+	date := i.created.UTC().Format("20060102150405") + "00\x00"
 	none := strings.Repeat("0", 16) + "\x00"
 	copy(b[813:], date+date+none+none)
 	b[881] = 1
@@ -177,13 +240,13 @@ func stampOf(t time.Time) [7]byte {
 }
 
 // volumeName keeps the characters that ECMA-119 allows.
-func volumeName(p Parts) string {
+func volumeName(s string) string {
 	name := strings.Map(func(r rune) rune {
 		if r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 			return r
 		}
 		return '_'
-	}, strings.ToUpper(p.Name+"_"+string(p.Version)))
+	}, strings.ToUpper(s))
 	return name[:min(len(name), 32)]
 }
 

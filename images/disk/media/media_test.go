@@ -246,6 +246,45 @@ func TestISO(t *testing.T) {
 	}
 }
 
+// TestEnrolment looks at the image that systemd-boot enrols keys from.
+func TestEnrolment(t *testing.T) {
+	c := newContent(t)
+	f := create(t, "enrol.iso")
+	e := media.Enrolment{Name: "Test keys", Created: c.parts().Created, Loader: c.loader,
+		Updates: map[string][]byte{"PK": []byte("pk"), "KEK": []byte("kek"), "db": []byte("db")}}
+	if err := media.WriteEnrolment(f, e); err != nil {
+		t.Fatal(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := disk.Read(f, info.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	volume, err := esp.Read(f, table.Partitions[0].Offset, table.Partitions[0].Size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"EFI/BOOT/BOOTX64.EFI": string(c.loader), "loader/keys/auto/PK.auth": "pk", "loader/keys/auto/KEK.auth": "kek", "loader/keys/auto/db.auth": "db",
+	} {
+		if got, err := fs.ReadFile(volume, name); err != nil || string(got) != want {
+			t.Errorf("%s has %d bytes, want %d, %v", name, len(got), len(want), err)
+		}
+	}
+	if text, err := fs.ReadFile(volume, "loader/loader.conf"); err != nil || !strings.Contains(string(text), "secure-boot-enroll force") {
+		t.Errorf("loader.conf is %q, %v", text, err)
+	}
+	out := run(t, "xorriso", "-indev", "stdio:"+f.Name(), "-report_el_torito", "plain", "-pvd_info")
+	for _, want := range []string{"El Torito boot img :   1  UEFI  y", "Volume Id    : TEST_KEYS"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("xorriso does not report %q:\n%s", want, out)
+		}
+	}
+}
+
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
