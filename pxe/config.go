@@ -122,6 +122,7 @@ func (c *Config) check() error {
 		return errors.New("cannot serve: no interface is named")
 	}
 	seen := map[string]bool{}
+	var taken []Network
 	for _, i := range c.Interfaces {
 		if seen[i.Name] || i.Name == "" {
 			return fmt.Errorf("cannot serve interface %q: its name is empty or there twice", i.Name)
@@ -141,9 +142,19 @@ func (c *Config) check() error {
 			if err := network.check(n > 0); err != nil {
 				return fmt.Errorf("cannot serve %s: %w", i.Name, err)
 			}
+			for _, other := range taken {
+				if network.overlaps(&other) {
+					return fmt.Errorf("cannot serve %s: addresses %s to %s are given out twice", i.Name, network.First, network.Last)
+				}
+			}
+			taken = append(taken, network)
 		}
 	}
 	return nil
+}
+
+func (n *Network) overlaps(other *Network) bool {
+	return n.First.IsValid() && other.First.IsValid() && n.First.Compare(other.Last) <= 0 && other.First.Compare(n.Last) <= 0
 }
 
 func (n *Network) check(relayed bool) error {

@@ -28,6 +28,7 @@ import (
 	"roost/images/uki"
 	"roost/pxe"
 	"roost/pxe/pxetest"
+	"roost/pxe/tftp/tftptest"
 )
 
 // shelf is a directory with releases.
@@ -291,7 +292,37 @@ func TestOneVerdict(t *testing.T) {
 			t.Errorf("GET %s: %s, want %s", path, got, want)
 		}
 	}
+	tftp := func(source netip.Addr, name string) string {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: source.AsSlice()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close() // test
+		c := &tftptest.Client{Conn: conn, Server: netip.AddrPortFrom(loopback, r.ports.TFTP), Name: name, Timeout: 40 * time.Millisecond, Options: []string{"blksize", "1468"}}
+		if _, err := c.Fetch(); err != nil {
+			return err.Error()
+		}
+		return "ok"
+	}
+	name := func(o *pxe.Offer) string { return "roost-" + o.Release.Hex()[:12] + ".efi" }
+	for _, c := range []struct {
+		source     netip.Addr
+		name, want string
+	}{
+		{b.Address, name(one), "ok"},
+		{b.Address, name(two), "error 1: no such file"},
+		{b.Address, "../../etc/passwd", "error 1: no such file"},
+		{b.Address, "undionly.kpxe", "error 1: no such file"},
+		{loopback, name(one), tftptest.ErrGone.Error()}, // no lease, no byte
+	} {
+		if got := tftp(c.source, c.name); got != c.want {
+			t.Errorf("TFTP of %s to %s: %s, want %s", c.name, c.source, got, c.want)
+		}
+	}
 	decide(pxe.Verdict{Refuse: "host is in service"})
+	if got := tftp(b.Address, name(one)); got != "error 2: host is in service" {
+		t.Errorf("refused host over TFTP: %s", got)
+	}
 	if got := get(uki(one)); got != "403 Forbidden" {
 		t.Errorf("refused host over HTTP: %s", got)
 	}
@@ -326,6 +357,26 @@ func TestOneVerdict(t *testing.T) {
 	r.stop()
 	if got := r.line(refused.MAC); got != "discover refused discover refused |  | " {
 		t.Errorf("events of a refused host: %s", got)
+	}
+}
+
+// TestOffServesTheLink has another server's DHCP: there are no leases to go by, so hosts on the link are served.
+func TestOffServesTheLink(t *testing.T) {
+	releases := shelf{}
+	offer, _ := releases.stock(t, "1", 10_000)
+	r := start(t, pxe.Config{Shelf: releases, Assigner: pxe.Everyone(offer.Release), Interfaces: []pxe.Interface{{Name: "lo", Mode: pxe.Off, Address: loopback}}})
+	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/boot/%s.efi", r.ports.HTTP, offer.Release.Hex()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("HTTP: %s", response.Status)
+	}
+	m := r.machine(1, 7)
+	m.Wait, m.Tries = 50*time.Millisecond, 2
+	if _, err := m.Address(context.Background()); !errors.Is(err, pxetest.ErrIgnored) {
+		t.Errorf("DHCP answers in mode off: %v", err)
 	}
 }
 
@@ -581,15 +632,17 @@ func TestConfigIsChecked(t *testing.T) {
 		return pxe.Config{Shelf: releases, Assigner: everyone, Interfaces: []pxe.Interface{i}}
 	}
 	for want, config := range map[string]pxe.Config{
-		"":                            with(func(*pxe.Interface) {}),
-		"without Assigner":            {Shelf: releases, Interfaces: []pxe.Interface{own}},
-		"no interface":                {Shelf: releases, Assigner: everyone},
-		"there twice":                 {Shelf: releases, Assigner: everyone, Interfaces: []pxe.Interface{own, own}},
-		"not own, proxy or off":       with(func(i *pxe.Interface) { i.Mode = "both" }),
-		"is not known":                with(func(i *pxe.Interface) { i.Foreign = "fight" }),
-		"not an IPv4":                 with(func(i *pxe.Interface) { i.Address = netip.MustParseAddr("::1") }),
-		"needs a range":               with(func(i *pxe.Interface) { i.Network = pxe.Network{} }),
-		"needs its prefix":            with(func(i *pxe.Interface) { i.Relayed = []pxe.Network{i.Network} }),
+		"":                      with(func(*pxe.Interface) {}),
+		"without Assigner":      {Shelf: releases, Interfaces: []pxe.Interface{own}},
+		"no interface":          {Shelf: releases, Assigner: everyone},
+		"there twice":           {Shelf: releases, Assigner: everyone, Interfaces: []pxe.Interface{own, own}},
+		"not own, proxy or off": with(func(i *pxe.Interface) { i.Mode = "both" }),
+		"is not known":          with(func(i *pxe.Interface) { i.Foreign = "fight" }),
+		"not an IPv4":           with(func(i *pxe.Interface) { i.Address = netip.MustParseAddr("::1") }),
+		"needs a range":         with(func(i *pxe.Interface) { i.Network = pxe.Network{} }),
+		"needs its prefix":      with(func(i *pxe.Interface) { i.Relayed = []pxe.Network{i.Network} }),
+		"given out twice": {Shelf: releases, Assigner: everyone, Interfaces: []pxe.Interface{own, {Name: "eth1", Mode: pxe.Own,
+			Network: pxe.Network{First: netip.MustParseAddr("10.0.0.20"), Last: netip.MustParseAddr("10.0.0.30")}}}},
 		"is not in":                   with(func(i *pxe.Interface) { i.Network.Prefix = netip.MustParsePrefix("10.1.0.0/16") }),
 		"two IPv4 addresses in order": with(func(i *pxe.Interface) { i.Network.First, i.Network.Last = i.Network.Last, i.Network.First }),
 		"not an Ethernet":             with(func(i *pxe.Interface) { i.Network.Reservations = map[string]netip.Addr{"52:54": own.Network.First} }),
