@@ -66,13 +66,7 @@ func (g *graph) state(f fact) clause {
 
 // resolve returns all packages that fulfil the wishes. Their order matters where Debian leaves a choice, as on apt's command line.
 func (g *graph) resolve(ctx context.Context, wishes []wish) ([]*deb.Package, error) {
-	for i := range wishes {
-		v := g.variable(wishes[i].pkg)
-		g.solver.add(g.state(fact{literals: []literal{yes(v)}, wish: &wishes[i]}))
-		if !slices.Contains(g.roots, v) {
-			g.roots = append(g.roots, v)
-		}
-	}
+	g.want(wishes)
 	core, ok := g.solver.solve()
 	switch {
 	case g.err != nil:
@@ -87,6 +81,16 @@ func (g *graph) resolve(ctx context.Context, wishes []wish) ([]*deb.Package, err
 		chosen = append(chosen, g.packages[v])
 	}
 	return chosen, nil
+}
+
+func (g *graph) want(wishes []wish) {
+	for i := range wishes {
+		v := g.variable(wishes[i].pkg)
+		g.solver.add(g.state(fact{literals: []literal{yes(v)}, wish: &wishes[i]}))
+		if !slices.Contains(g.roots, v) {
+			g.roots = append(g.roots, v)
+		}
+	}
 }
 
 // expand states what a chosen package needs and what it cannot stand.

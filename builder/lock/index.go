@@ -25,6 +25,7 @@ type IndexSuite struct {
 type universe struct {
 	recipe     *recipe.Recipe
 	keep       map[string]deb.Version // versions to prefer while they exist
+	keepKernel string                 // kernel package to prefer while it exists
 	rank       map[string]suiteRank   // of suites
 	order      map[string]int         // when a name is first mentioned in the index
 	versions   map[string][]*deb.Package
@@ -67,6 +68,7 @@ func newUniverse(r *recipe.Recipe, index *Index, keep *Lock) (*universe, error) 
 		u.wanted[p.Name] = p
 	}
 	if keep != nil {
+		u.keepKernel = keep.Kernel
 		for p := range keep.Packages() {
 			u.keep[p.Name] = p.Version
 		}

@@ -173,7 +173,13 @@ func oneOff(a, b string) bool {
 func (u *universe) kernel(k recipe.Kernel) (*deb.Package, string) {
 	infix := map[string]string{"standard": "", "cloud": "cloud-", "realtime": "rt-"}[k.Flavour]
 	suffix := infix + u.recipe.Architecture
+	builds := u.kernels(suffix, infix)
 	if k.Version == "" {
+		for _, p := range builds {
+			if p.Name == u.keepKernel {
+				return p, ""
+			}
+		}
 		meta := u.candidate("linux-image-" + suffix)
 		if meta == nil {
 			return nil, fmt.Sprintf("%s: no suite has linux-image-%s, the %s kernel", k.At, suffix, k.Flavour)
@@ -185,7 +191,7 @@ func (u *universe) kernel(k recipe.Kernel) (*deb.Package, string) {
 		return nil, fmt.Sprintf("%s: %s depends on no kernel in the recipe's suites", k.At, name(meta))
 	}
 	var versions []string
-	for _, p := range u.kernels(suffix, infix) {
+	for _, p := range builds {
 		if p.Version.Compare(deb.Version(k.Version)) == 0 {
 			return p, ""
 		}

@@ -215,10 +215,40 @@ func TestRandom(t *testing.T) {
 			}
 		case !errors.As(err, &conflict) || possible:
 			t.Fatalf("seed %d: %v, brute force says %v:\n%s", seed, err, possible, text.String())
+		default:
+			checkCore(t, r, index, len(conflict.Facts))
 		}
 	}
 	if solvable < worlds/10 || solvable > worlds*9/10 {
 		t.Errorf("%d of %d worlds have a solution: they do not test both answers", solvable, worlds)
+	}
+}
+
+// checkCore resolves again and checks the facts behind an explanation: together they cannot hold, but without any one of them they can.
+func checkCore(t *testing.T, r *recipe.Recipe, index *Index, told int) {
+	t.Helper()
+	u, err := newUniverse(r, index, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wishes, _, err := u.wishes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGraph(u)
+	g.want(wishes)
+	core, ok := g.solver.solve()
+	if ok || satisfiable(g.facts, core) {
+		t.Fatalf("the solver's core of %d facts explains nothing", len(core))
+	}
+	core = minimal(g.facts, core)
+	for i := range core {
+		if !satisfiable(g.facts, slices.Delete(slices.Clone(core), i, i+1)) {
+			t.Fatalf("fact %d of %d is superfluous", i, len(core))
+		}
+	}
+	if told == 0 || satisfiable(g.facts, core) {
+		t.Fatalf("the explanation of %d facts explains nothing", told)
 	}
 }
 
@@ -325,7 +355,54 @@ func TestKeep(t *testing.T) {
 			t.Errorf("%v keeping %v: %s, want %s", c.packages, c.keep != nil, got, c.want)
 		}
 	}
+	kernels := &Index{Suites: []IndexSuite{{"trixie", time.Unix(1, 0), images.DigestOf(nil), shortIndex(t, "trixie", []byte(
+		"Package: linux-image-amd64\nDepends: linux-image-6.2-amd64\n\nPackage: linux-image-6.2-amd64\n\nPackage: linux-image-6.1-amd64\n\nPackage: linux-image-6.1-rt-amd64\n"))}}}
+	for locked, want := range map[string]string{"": "linux-image-6.2-amd64", "linux-image-6.1-amd64": "linux-image-6.1-amd64", "linux-image-6.0-amd64": "linux-image-6.2-amd64", "linux-image-6.1-rt-amd64": "linux-image-6.2-amd64"} {
+		r := wishFor("none", nil)
+		r.Base.Suites, r.Kernel.Flavour = r.Base.Suites[:1], "standard"
+		if l, err := Resolve(context.Background(), r, kernels, &Lock{Kernel: locked}); err != nil || l.Kernel != want {
+			t.Errorf("keeping kernel %q: %+v, %v, want %s", locked, l, err, want)
+		}
+	}
 	if l := resolve(both, first, "app"); l.Epoch != 2 || l.SourceDate().Unix() != 2 {
 		t.Errorf("epoch %d, want that of the newest suite", l.Epoch)
 	}
+}
+
+// FuzzResolve resolves whatever an index may say: it ends with a sound lock or an error that is no panic.
+func FuzzResolve(f *testing.F) {
+	files, _ := filepath.Glob("testdata/resolve/*.txtar")
+	for _, file := range files {
+		if archive, err := txtar.ParseFile(file); err == nil {
+			for _, part := range archive.Files {
+				if strings.HasPrefix(part.Name, "suite ") {
+					f.Add(string(part.Data))
+				}
+			}
+		}
+	}
+	digest := images.DigestOf(nil)
+	f.Fuzz(func(t *testing.T, text string) {
+		suite := IndexSuite{Name: "trixie", Date: time.Unix(1, 0), InRelease: digest}
+		for p := range deb.Packages(strings.NewReader(strings.ReplaceAll(text+"\n", "\n\n", "\nVersion: 1\nArchitecture: amd64\nFilename: pool/x.deb\nSize: 1\nSHA256: "+digest.Hex()+"\n\n"))) {
+			if p.Name == "" || len(suite.Packages) > 200 {
+				break
+			}
+			p.Suite = "trixie"
+			suite.Packages = append(suite.Packages, p)
+		}
+		if len(suite.Packages) == 0 {
+			return
+		}
+		index := &Index{Suites: []IndexSuite{suite}}
+		r := wishFor("required", []string{suite.Packages[0].Name, suite.Packages[len(suite.Packages)/2].Name})
+		r.Base.Suites = r.Base.Suites[:1]
+		l, err := Resolve(context.Background(), r, index, nil)
+		if err != nil {
+			return
+		}
+		if err := sound(r, index, l); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
