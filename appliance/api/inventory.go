@@ -1,5 +1,10 @@
 package api
 
+import (
+	"slices"
+	"strings"
+)
+
 // Inventory is the hardware of one machine, read without help of any program. Fields that the machine does not tell are
 // empty; nothing is guessed.
 type Inventory struct {
@@ -87,4 +92,28 @@ type Device struct {
 	Device  string `json:"device"`
 	Driver  string `json:"driver,omitempty"`
 	NUMA    int    `json:"numa"`
+}
+
+// MACs returns the addresses of all interfaces, lower case and sorted, each once.
+func (i *Inventory) MACs() []string {
+	macs := []string{}
+	for _, nic := range i.NICs {
+		if mac := strings.ToLower(nic.MAC); mac != "" {
+			macs = append(macs, mac)
+		}
+	}
+	slices.Sort(macs)
+	return slices.Compact(macs)
+}
+
+// Describe copies into the host what tables show of its hardware.
+func (i *Inventory) Describe(h *Host) {
+	h.Serial, h.Product = i.System.Serial, strings.TrimSpace(i.System.Vendor+" "+i.System.Product)
+	h.MACs = i.MACs()
+	h.Processors, h.Memory, h.Storage = i.CPU.Threads, i.Memory, 0
+	for _, disk := range i.Disks {
+		if !disk.Removable && !disk.ReadOnly {
+			h.Storage += disk.Size
+		}
+	}
 }

@@ -24,7 +24,7 @@ func absorb(h *api.Host, r *api.Report, now time.Time) *api.Host {
 	next.Software = software(&h.Software, &r.Software)
 	states(&next, r, h.Phase != api.InService)
 	if r.Inventory != nil {
-		next.Processors, next.Memory = r.Inventory.CPU.Threads, r.Inventory.Memory
+		r.Inventory.Describe(&next)
 	}
 	if reflect.DeepEqual(&next, h) && now.Sub(h.LastSeen) < coarse {
 		return nil

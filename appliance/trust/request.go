@@ -24,7 +24,7 @@ func (m *Manager) Enrol(ctx context.Context, key images.Digest, source string, e
 		return nil, err
 	}
 	inventory := e.Inventory
-	c := claim{key: key, uuid: properUUID(inventory.System.UUID), macs: macsOf(&inventory)}
+	c := claim{key: key, uuid: properUUID(inventory.System.UUID), macs: inventory.MACs()}
 	var host *api.Host
 	var installed bool // before, by its record: such a machine needs a person's approval to be installed again
 	_, err := m.config.Store.Update(ctx, func(tx *store.Tx) error {
@@ -121,29 +121,11 @@ func (m *Manager) record(tx *store.Tx, decision admission, c claim) *api.Host {
 // describe copies the facts of an enrolment into the host's record.
 func describe(h *api.Host, e *api.Enrolment, source string, now time.Time) {
 	i := &e.Inventory
-	h.UUID, h.Serial = properUUID(i.System.UUID), i.System.Serial
-	h.Product = strings.TrimSpace(i.System.Vendor + " " + i.System.Product)
-	h.MACs, h.BootMAC = macsOf(i), strings.ToLower(e.BootMAC)
+	i.Describe(h)
+	h.UUID, h.BootMAC = properUUID(i.System.UUID), strings.ToLower(e.BootMAC)
 	h.Origin, h.BootID, h.SecureBoot = e.Origin, e.BootID, i.Firmware.SecureBoot
 	h.Addresses = []string{source}
-	h.Processors, h.Memory, h.Storage = i.CPU.Threads, i.Memory, 0
-	for _, disk := range i.Disks {
-		if !disk.Removable && !disk.ReadOnly {
-			h.Storage += disk.Size
-		}
-	}
 	h.LastSeen = now
-}
-
-func macsOf(i *api.Inventory) []string {
-	macs := []string{}
-	for _, nic := range i.NICs {
-		if mac := strings.ToLower(nic.MAC); mac != "" && !slices.Contains(macs, mac) {
-			macs = append(macs, mac)
-		}
-	}
-	slices.Sort(macs)
-	return macs
 }
 
 // checkEnrolment refuses what cannot be right before anything is kept of it.
@@ -159,7 +141,7 @@ func checkEnrolment(e *api.Enrolment, key images.Digest) error {
 		return api.Denied.Errorf("cannot enrol: the connection was made with another key than the request")
 	case len(e.Nonce) != 64 || strings.Trim(e.Nonce, "0123456789abcdef") != "":
 		return api.Invalid.Errorf("cannot enrol: the nonce is not 32 bytes in hexadecimal")
-	case len(macsOf(&e.Inventory)) == 0:
+	case len(e.Inventory.MACs()) == 0:
 		return api.Invalid.Errorf("cannot enrol: the machine reports no network interface")
 	case len(e.Inventory.NICs) > 512 || len(e.Inventory.Disks) > 4096 || len(e.Inventory.PCI) > 8192:
 		return api.Invalid.Errorf("cannot enrol: the inventory is larger than any machine")
