@@ -73,11 +73,16 @@ func BenchmarkRegistry(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	server := httptest.NewServer(g)
+	server := httptest.NewUnstartedServer(g)
+	server.EnableHTTP2 = true // TLS and HTTP/2, as the daemon speaks them
+	server.StartTLS()
 	defer server.Close()
-	ref := "docker://" + strings.TrimPrefix(server.URL, "http://")
+	ref := "docker://" + strings.TrimPrefix(server.URL, "https://")
 	ctx := context.Background()
-	d := depottest.Open(b, ref)
+	d, err := depot.Open(ctx, ref, depot.Options{Transport: server.Client().Transport})
+	if err != nil {
+		b.Fatal(err)
+	}
 	r, err := d.Publish(ctx, p)
 	if err != nil {
 		b.Fatal(err)

@@ -551,9 +551,16 @@ func TestPrivateAddressOverTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewTLSServer(g)
+	var first atomic.Bool
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		first.Store(r.ProtoMajor == 1)
+		g.ServeHTTP(w, r)
+	}))
+	server.EnableHTTP2 = true // as the daemon does; bulk transfers do without
+	server.StartTLS()
 	defer server.Close()
 	transport := server.Client().Transport.(*http.Transport).Clone()
+	transport.ForceAttemptHTTP2 = true
 	transport.TLSClientConfig.ServerName = "example.com"
 	transport.DialContext = dialTo(strings.TrimPrefix(server.URL, "https://"))
 	d, err := depot.Open(context.Background(), "docker://10.77.0.1:7443", depot.Options{Transport: transport})
@@ -566,7 +573,7 @@ func TestPrivateAddressOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkParts(t, r)
-	if entries, err := d.List(context.Background()); err != nil || len(entries) != 1 {
-		t.Errorf("list: %v, %v", entries, err)
+	if entries, err := d.List(context.Background()); err != nil || len(entries) != 1 || !first.Load() {
+		t.Errorf("list: %v, %v, HTTP/1 %t", entries, err, first.Load())
 	}
 }
