@@ -107,3 +107,61 @@ func host(t testing.TB, name string, args ...string) string {
 	}
 	return string(out)
 }
+
+// TestFsckTellsTwinsApart cuts a rename where Linux has written the new name and not yet taken the old one away. Both names
+// then have one chain of clusters. What fsck makes of it before the partition is mounted must leave one of them whole, so
+// that the updater finds it by its digest.
+func TestFsckTellsTwinsApart(t *testing.T) {
+	m := newMachine(t, 0)
+	two := m.two
+	f, err := m.volume.Create("edge_2.new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(two.file); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.volume.Rename("edge_2.new", "edge_2+2-0.efi"); err != nil {
+		t.Fatal(err)
+	}
+	r := &powercut.Rebuilder{Log: m.recorder.Log, Base: newMachine(t, 0).recorder, Size: m.recorder.Size()}
+	twins := 0
+	for cut := 1; cut <= len(m.recorder.Log.Entries); cut++ {
+		image := r.Image(powercut.State{Cut: cut})
+		volume, err := powercut.OpenVFAT(image, m.esp.Offset, m.esp.Size, "EFI/Linux")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names, _ := volume.Names(); !slices.Contains(names, "edge_2.new") || !slices.Contains(names, "edge_2+2-0.efi") {
+			continue
+		}
+		twins++
+		data := make([]byte, m.esp.Size)
+		if _, err := image.ReadAt(data, m.esp.Offset); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "esp")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, _ := exec.Command("fsck.vfat", "-a", path).CombinedOutput() // its status says that it repaired
+		if out2, err := exec.Command("fsck.vfat", "-n", path).CombinedOutput(); err != nil {
+			t.Fatalf("not clean after fsck:\n%s\nthen\n%s", out, out2)
+		}
+		whole := 0
+		for _, name := range []string{"edge_2.new", "edge_2+2-0.efi"} {
+			if host(t, "mtype", "-i", path, "::/EFI/Linux/"+name) == string(two.file) {
+				whole++
+			}
+		}
+		if whole == 0 || host(t, "mtype", "-i", path, "::/EFI/Linux/edge_1.efi") != string(m.one.file) {
+			t.Errorf("cut %d: %d names are whole after fsck:\n%s", cut, whole, out)
+		}
+	}
+	if twins == 0 {
+		t.Error("no cut leaves two names")
+	}
+}
