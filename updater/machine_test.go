@@ -98,6 +98,7 @@ func (m *machine) wire() {
 func (m *machine) restart(seed uint64) {
 	m.disk = m.disk.Restart(seed)
 	m.esp = m.esp.Restart(seed)
+	m.esp.Backward = seed%2 == 1
 	m.wire()
 }
 

@@ -180,7 +180,7 @@ func target(r Request) *Target {
 	release := r.Release
 	file := boot.BaseName(release.Name, string(release.Version))
 	if r.Machine.Running.Version == release.Version { // forced: the name is taken by another build
-		file += "_r" + r.Manifest.Hex()[:8] // a letter first: should both be bad, the shorter name wins
+		file += "_r" + r.Manifest.Hex()[:8] // which of the two the loader prefers, and what follows, boot.Plan decides
 	}
 	return &Target{
 		Installed: slot.Installed{Manifest: r.Manifest, Name: release.Name, Version: release.Version,

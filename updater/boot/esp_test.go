@@ -114,18 +114,8 @@ func cutStep(t *testing.T, s step, cut int, seed uint64) {
 	}
 	where := fmt.Sprintf("cut %d seed %d", cut, seed)
 	for name, outcome := range map[string]boot.Outcome{"works": boot.Up, "panics": boot.Reset, "is refused": boot.Refused} {
-		if outcome != boot.Up && slices.Contains(s.start, "edge_2.efi") {
-			continue // it was good before
-		}
-		after := p.Restart(seed)
-		_, version, ok := after.PowerOn(options, attempts, func(version string) boot.Outcome {
-			if version == "2" && slices.Contains(s.up, "1") {
-				return outcome
-			}
-			return boot.Up
-		})
-		if !ok || outcome == boot.Up && !slices.Contains(s.up, version) {
-			t.Fatalf("%s, version 2 %s: came up on %q (%t) from %q", where, name, version, ok, names(after))
+		for _, backward := range []bool{false, true} {
+			comesUp(t, s, p.Restart(seed), backward, outcome, where+", version 2 "+name)
 		}
 	}
 	for _, reverse := range []bool{false, true} {
@@ -149,6 +139,24 @@ func cutStep(t *testing.T, s step, cut int, seed uint64) {
 		if !ok || version != whole {
 			t.Fatalf("%s: repeated, came up on %q (%t), want %q", where, version, ok, whole)
 		}
+	}
+}
+
+// comesUp powers a machine on after a cut.
+func comesUp(t *testing.T, s step, after *boottest.Partition, backward bool, outcome boot.Outcome, where string) {
+	t.Helper()
+	if outcome != boot.Up && slices.Contains(s.start, "edge_2.efi") {
+		return // it was good before
+	}
+	after.Backward = backward
+	_, version, ok := after.PowerOn(options, attempts, func(version string) boot.Outcome {
+		if version == "2" && slices.Contains(s.up, "1") {
+			return outcome
+		}
+		return boot.Up
+	})
+	if !ok || outcome == boot.Up && !slices.Contains(s.up, version) {
+		t.Fatalf("%s: came up on %q (%t) from %q", where, version, ok, names(after))
 	}
 }
 

@@ -32,8 +32,8 @@ const (
 // Source: systemd v257 src/boot/boot.c (order of entries, first entry is the default, counters renamed before the start,
 // a failed start returns to the firmware) and UEFI 2.10 §3.1 (the firmware then takes the next option of BootOrder).
 type Model struct {
-	Images  []Image
-	Options int // boot options that lead to the loader; see BootEntries
+	Images  []Image // in the order of the directory
+	Options int     // boot options that lead to the loader; see BootEntries
 }
 
 // Order returns the images that the loader offers, the one it boots first.
@@ -49,8 +49,8 @@ func (m Model) Order() []Image {
 }
 
 // compareImages is boot_entry_compare for unified kernels: entries without tries left are last, then sort key ascending,
-// version descending, file name descending (counters are part of it in this release of systemd-boot), tries left
-// descending, tries done ascending.
+// version descending, file name without counters descending, and of two with counters the one with more tries left, then
+// with fewer done. Of a counted and an uncounted name of one UKI the first in the directory wins.
 func compareImages(a, b Image) int {
 	x, _ := ParseName(a.File)
 	y, _ := ParseName(b.File)
@@ -64,7 +64,7 @@ func compareImages(a, b Image) int {
 	if r := cmp.Or(
 		cmp.Compare(a.SortKey, b.SortKey),
 		newest(a.Version, b.Version),
-		newest(strings.ToLower(a.File), strings.ToLower(b.File)),
+		newest(strings.ToLower(x.Base)+suffix, strings.ToLower(y.Base)+suffix),
 	); r != 0 || !x.Counted || !y.Counted {
 		return r
 	}

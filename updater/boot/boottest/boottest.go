@@ -30,6 +30,7 @@ type Partition struct {
 	// fakes share one order of events.
 	Tick     func() error
 	Capacity int64 // bytes; 0 means 512 MiB
+	Backward bool  // the loader reads the directory from its end; of equal names it takes the first
 
 	files   map[string]*content
 	lasting map[string]*content
@@ -104,7 +105,7 @@ func (p *Partition) Restart(seed uint64) *Partition {
 			tear(c, files, r)
 		}
 	}
-	next := &Partition{Capacity: p.Capacity}
+	next := &Partition{Capacity: p.Capacity, Backward: p.Backward}
 	next.init()
 	copies := map[*content]*content{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -323,7 +324,11 @@ func UKI(recipe, version string) (boot.UKI, []byte) {
 // Model returns what the loader sees: a pretended UKI whose first half is there is listed.
 func (p *Partition) Model(options int) boot.Model {
 	m := boot.Model{Options: options}
-	for _, name := range slices.Sorted(maps.Keys(p.Files())) {
+	names := slices.Sorted(maps.Keys(p.Files()))
+	if p.Backward {
+		slices.Reverse(names)
+	}
+	for _, name := range names {
 		data := p.files[name].data
 		image := boot.Image{File: name, Digest: images.DigestOf(data)}
 		if lines := bytes.SplitN(data, []byte("\n"), 3); len(lines) == 3 {
