@@ -86,7 +86,7 @@ func (w *workshop) blob(content string) images.Digest {
 // files returns a small tree with kernel modules, two packages and a file of the recipe.
 func files() map[string]string {
 	m := map[string]string{
-		"/usr/lib/os-release": "ID=roost\nIMAGE_ID=roost-test\nIMAGE_VERSION=1\nVERSION_ID=1\n",
+		"/usr/lib/os-release": "ID=roost\nIMAGE_ID=roost-test\nIMAGE_VERSION=1.0\nVERSION_ID=1.0\n",
 		"/usr/bin/tool":       strings.Repeat("tool", 5000),
 		"/etc/motd":           "hello\n",
 		home + "/modules.dep": "kernel/net/virtio_net.ko: kernel/net/net_failover.ko kernel/net/failover.ko\nkernel/net/net_failover.ko: kernel/net/failover.ko\n" +
@@ -250,7 +250,7 @@ func TestInitrd(t *testing.T) {
 				t.Fatal(err)
 			}
 			files, rest := unpack(t, string(archive))
-			if text := files["etc/initrd-release"]; !strings.Contains(text, "\nIMAGE_VERSION=1\n") || !strings.HasSuffix(text, fmt.Sprintf("\nROOST_CREATED=%d\n", created.Unix())) {
+			if text := files["etc/initrd-release"]; !strings.Contains(text, "\nIMAGE_VERSION=1.0\n") || !strings.HasSuffix(text, fmt.Sprintf("\nROOST_CREATED=%d\n", created.Unix())) {
 				t.Errorf("initrd-release is %q", text)
 			}
 			rest = strings.TrimLeft(rest, "\x00")
@@ -378,6 +378,7 @@ func TestImageRefuses(t *testing.T) {
 			f[home+"/kernel/net/virtio_net.ko.xz"] = "x"
 			in.Tree = w.input(f).Tree
 		}, "is compressed"},
+		{"tree of another version", func(in *pack.Input) { in.Version = "1.1" }, "another release"},
 		{"no os-release", func(in *pack.Input) {
 			f := files()
 			delete(f, "/usr/lib/os-release")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"roost/images"
 	"roost/images/uki"
@@ -84,6 +86,12 @@ func osReleaseOf(in Input) (string, error) {
 	text, err := in.Store.ReadFile(e.Blob)
 	if err != nil {
 		return "", fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	lines := strings.Split(string(text), "\n")
+	for _, want := range []string{"IMAGE_ID=roost-" + in.Name, "IMAGE_VERSION=" + string(in.Version)} {
+		if !slices.Contains(lines, want) {
+			return "", fmt.Errorf("%s has no line %s: the tree is of another release", path, want)
+		}
 	}
 	return string(text), nil
 }

@@ -95,19 +95,25 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestSizes walks sizes around which the number of FAT sectors changes; fsck.fat checks every one.
+// TestSizes walks sizes around which the number of FAT sectors changes, and disks with large sectors; fsck.fat checks
+// every one.
 func TestSizes(t *testing.T) {
-	sizes := []int64{esp.MinSize, 64 << 20, 100 << 20, 260 << 20, 261 << 20, 300<<20 + 512, 512 << 20}
-	for i := range int64(12) {
-		sizes = append(sizes, 40<<20+i*4096+i*512)
+	type shape struct {
+		size   int64
+		sector int
 	}
-	for _, n := range sizes {
+	shapes := []shape{{esp.MinSize, 512}, {64 << 20, 512}, {100 << 20, 512}, {260 << 20, 512}, {261 << 20, 512}, {300<<20 + 512, 512}, {512 << 20, 512}, {512 << 20, 4096}}
+	for i := range int64(12) {
+		shapes = append(shapes, shape{40<<20 + i*4096 + i*512, 512})
+	}
+	for _, x := range shapes {
 		path := filepath.Join(t.TempDir(), "volume")
 		f, err := os.Create(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(f.Truncate(n), esp.Format(f, 0, n, esp.Volume{Label: "X"}, []esp.File{{"a/b", strings.NewReader("c")}}), f.Close()); err != nil {
+		spec := esp.Volume{Label: "X", Sector: x.sector}
+		if err := errors.Join(f.Truncate(x.size), esp.Format(f, 0, x.size, spec, []esp.File{{"a/b", strings.NewReader("c")}}), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		run(t, "fsck.fat", "-n", path)
