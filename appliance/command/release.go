@@ -43,13 +43,14 @@ func Release() *cobra.Command {
 // push copies a release to the registry of the site.
 func push() *cobra.Command {
 	var which string
-	var current bool
+	var current, replace bool
 	c := &cobra.Command{
 		Use: "push DEPOT", Short: "Copy a release from a depot to the site's shelf", Args: Exact(1),
 		Long: "Copy a release from a depot to the site's shelf. What the site has already is not sent again; an interrupted push\n" +
 			"continues where it stopped.",
 	}
 	c.Flags().StringVar(&which, "release", "", "which release of the depot: digest, version or NAME:VERSION; the newest when empty")
+	c.Flags().BoolVar(&replace, "replace", false, "let a version that the site has name this release instead")
 	c.Flags().BoolVar(&current, "current", false, "install new machines with it from now on")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		site, err := connect(c)
@@ -74,7 +75,7 @@ func push() *cobra.Command {
 			return err
 		}
 		defer to.Close()
-		copied, err := depot.Copy(c.Context(), r, to, depot.CopyOptions{Progress: transferred(c.ErrOrStderr())})
+		copied, err := depot.Copy(c.Context(), r, to, depot.CopyOptions{Progress: transferred(c.ErrOrStderr()), Replace: replace})
 		if err != nil {
 			return err
 		}
@@ -92,7 +93,7 @@ func push() *cobra.Command {
 // copyVerb copies a release between depots, with no site in between.
 func copyVerb() *cobra.Command {
 	var which string
-	var plain bool
+	var plain, replace bool
 	c := &cobra.Command{
 		Use: "copy FROM TO", Short: "Copy a release, with all that is attached to it, from one depot to another", Args: Exact(2),
 		Long: "Copy a release, with its signatures, SBOM and provenance, from one depot to another. A depot is a layout directory\n" +
@@ -101,6 +102,7 @@ func copyVerb() *cobra.Command {
 		Example: "  roost release copy out/depot archive:edge.roost\n  roost release copy archive:edge.roost docker://registry.example/os/edge",
 	}
 	c.Flags().StringVar(&which, "release", "", "which release of FROM: digest, version or NAME:VERSION; the newest when empty")
+	c.Flags().BoolVar(&replace, "replace", false, "let a version that TO has name this release instead")
 	c.Flags().BoolVar(&plain, "plain-http", false, "speak HTTP without TLS to registries on other machines")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		options := depot.Options{Keychain: authn.DefaultKeychain, PlainHTTP: plain}
@@ -113,7 +115,7 @@ func copyVerb() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := copyTo(c, r, args[1], options); err != nil {
+		if err := copyTo(c, r, args[1], options, replace); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(c.OutOrStdout(), "%s %s is in %s: %s\n", r.Document.Name, r.Document.Version, args[1], r.Manifest.Digest)
@@ -122,8 +124,8 @@ func copyVerb() *cobra.Command {
 	return c
 }
 
-func copyTo(c *cobra.Command, r *depot.Release, ref string, o depot.Options) error {
-	progress := depot.CopyOptions{Progress: transferred(c.ErrOrStderr())}
+func copyTo(c *cobra.Command, r *depot.Release, ref string, o depot.Options, replace bool) error {
+	progress := depot.CopyOptions{Progress: transferred(c.ErrOrStderr()), Replace: replace}
 	to, err := depot.ParseReference(ref)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 // CopyOptions steer Copy and Export.
 type CopyOptions struct {
 	Progress func(Progress) // called often, from the goroutine that copies; nil: no report
+	Replace  bool           // let the version name this release where it names another one
 }
 
 // Progress tells how far a copy is.
@@ -43,6 +44,9 @@ func copyTo(ctx context.Context, r *Release, to *Depot, o CopyOptions) (*Release
 	if err != nil {
 		return nil, err
 	}
+	if err := to.vacant(ctx, repository, r, o); err != nil {
+		return nil, err
+	}
 	c := copying{from: r, w: w, to: to, repository: repository}
 	if err := c.run(ctx, o); err != nil {
 		return nil, err
@@ -50,6 +54,22 @@ func copyTo(ctx context.Context, r *Release, to *Depot, o CopyOptions) (*Release
 	copied := &Release{Bundle: r.Bundle, Manifest: r.Manifest, Document: r.Document, depot: to, repository: repository}
 	copied.Bundle.Signatures, err = to.signatures(ctx, copied)
 	return copied, err
+}
+
+// vacant refuses to give a version that names another release already: machines that run that one would never take the new
+// one, as it is not newer.
+func (d *Depot) vacant(ctx context.Context, repository string, r *Release, o CopyOptions) error {
+	there, err := d.shelf.manifest(ctx, repository, Tag(r.Document.Version))
+	if errors.Is(err, ErrNotFound) || o.Replace {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if digest := images.DigestOf(there); digest != r.Manifest.Digest {
+		return fmt.Errorf("%w: version %s is %s there", ErrExists, r.Document.Version, digest)
+	}
+	return nil
 }
 
 // copying is one release on its way to another shelf.

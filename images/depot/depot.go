@@ -26,6 +26,7 @@ var (
 	ErrDenied   = errors.New("the registry refuses access")
 	ErrReadOnly = errors.New("the depot is read-only")
 	ErrNoSpace  = errors.New("no space left in the depot")
+	ErrExists   = errors.New("another release has this version")
 )
 
 // Options says how to reach a depot. The zero value is useful.

@@ -175,8 +175,20 @@ var contract = map[string]func(t *testing.T, ref string){
 		if r, err := d.Get(context.Background(), "1"); err != nil || r.Document.Kernel != "6.12.1-test" {
 			t.Errorf("the tag names %+v, %v", r, err)
 		}
+		if _, err := depot.Copy(context.Background(), old, d, depot.CopyOptions{}); !errors.Is(err, depot.ErrExists) {
+			t.Errorf("copy under a version that is taken: %v, want ErrExists", err)
+		}
+		if r, err := d.Get(context.Background(), "1"); err != nil || r.Document.Kernel != "6.12.1-test" {
+			t.Errorf("after the refusal the tag names %+v, %v", r, err)
+		}
 		if r, err := d.Get(context.Background(), "edge:"+string(old.Manifest.Digest)); err != nil || r.Document.Kernel != "6.12.0-test" {
 			t.Errorf("the older release is gone: %v", err)
+		}
+		if r, err := depot.Copy(context.Background(), old, d, depot.CopyOptions{Replace: true}); err != nil || r.Manifest.Digest != old.Manifest.Digest {
+			t.Errorf("copy with Replace: %v", err)
+		}
+		if r, err := d.Get(context.Background(), "1"); err != nil || r.Manifest.Digest != old.Manifest.Digest {
+			t.Errorf("after the replacement: %v", err)
 		}
 	},
 	"remove": func(t *testing.T, ref string) {

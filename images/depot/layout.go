@@ -250,15 +250,21 @@ func (l *layout) hasBlob(_ context.Context, _ string, d release.Descriptor) (boo
 
 // putBlob stores a blob. What an earlier attempt left is not fetched again: the source is opened behind it.
 func (l *layout) putBlob(ctx context.Context, _ string, d release.Descriptor, open opener) error {
-	if ok, err := l.hasBlob(ctx, "", d); ok || err != nil {
-		return err
-	}
-	f, sum, offset, err := l.partial(d)
-	if err != nil {
-		return err
+	var f *os.File
+	var sum hash.Hash
+	var offset int64
+	for f == nil {
+		ok, err := l.hasBlob(ctx, "", d)
+		if ok || err != nil {
+			return err
+		}
+		// Another process may have finished the file between the two looks; then it is among the blobs now.
+		if f, sum, offset, err = l.partial(d); err != nil && !errors.Is(err, errMoved) {
+			return err
+		}
 	}
 	defer f.Close()
-	err = l.fill(ctx, f, sum, d, open, offset)
+	err := l.fill(ctx, f, sum, d, open, offset)
 	if errors.Is(err, ErrCorrupt) && offset > 0 {
 		// What an earlier attempt left may have been torn by a power cut: once more from the start.
 		sum.Reset()
@@ -299,6 +305,9 @@ func appendFrom(ctx context.Context, f *os.File, sum hash.Hash, d release.Descri
 	return errors.Join(err, source.Close())
 }
 
+// errMoved means that a partial file was finished by another process while we opened it.
+var errMoved = errors.New("file was finished meanwhile")
+
 // partial opens the file in which a blob arrives, with the hash of what it already has. Where another process is filling the
 // same file, it opens a private one.
 func (l *layout) partial(d release.Descriptor) (*os.File, hash.Hash, int64, error) {
@@ -314,6 +323,10 @@ func (l *layout) partial(d release.Descriptor) (*os.File, hash.Hash, int64, erro
 		f, err = os.CreateTemp(l.at(partialDirectory), d.Digest.Hex()+".*")
 		return f, sha256.New(), 0, err
 	}
+	// The lock is on the file, not on its name: what is no longer under the name is a blob by now, and not ours to write.
+	if opened, err := f.Stat(); err != nil || !sameFile(opened, f.Name()) {
+		return nil, nil, 0, errors.Join(errMoved, err, f.Close())
+	}
 	sum := sha256.New()
 	n, err := io.Copy(sum, f)
 	if err == nil && n > d.Size {
@@ -327,6 +340,11 @@ func (l *layout) partial(d release.Descriptor) (*os.File, hash.Hash, int64, erro
 		return nil, nil, 0, errors.Join(err, f.Close())
 	}
 	return f, sum, n, nil
+}
+
+func sameFile(opened fs.FileInfo, name string) bool {
+	named, err := os.Lstat(name)
+	return err == nil && os.SameFile(opened, named)
 }
 
 // commit moves a complete file to its place among the blobs.
