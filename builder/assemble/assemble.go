@@ -12,10 +12,11 @@
 //
 // It needs root, or a user namespace with a range of ids (unshare --map-root-user --map-auto).
 //
-// Rejected: computing what scripts do instead of running them. It was measured: running the scripts of a whole bootable
-// system of 138 packages takes 5 seconds without the kernel's depmod, less than unpacking them, and is right for packages
-// nobody looked at. Also rejected: apt in a chroot (no layers, needs the network's view of the world, acts on the host's
-// /dev and /proc) and dpkg --unpack (one process, decompresses again each time).
+// Rejected: computing what scripts do instead of running them. It was measured: the scripts of a bootable system of 138
+// packages take 6 seconds on two processors, less than unpacking it, and the same code configures Ceph, Kubernetes and
+// OpenStack together (775 packages), which nobody would have computed right. What is computed is what scripts cannot know:
+// modules, units, accounts and the seal. Also rejected: apt in a chroot (no layers, needs the network's view of the world,
+// acts on the host's /dev and /proc) and dpkg --unpack (one process, decompresses again each time).
 package assemble
 
 import (
