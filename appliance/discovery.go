@@ -174,7 +174,14 @@ func (d *Discovery) install(ctx context.Context, key *trust.Key, assignment *api
 		defer close(told)
 		tell.run(running)
 	}()
-	err = d.Install(ctx, key, assignment, site, tell.progress)
+	shown := int64(0)
+	err = d.Install(ctx, key, assignment, site, func(done, total int64) {
+		tell.progress(done, total)
+		if tenth := done * 10 / max(total, 1); tenth > shown {
+			shown = tenth
+			d.Console(fmt.Sprintf("roost: %d%% written", shown*10))
+		}
+	})
 	stop()
 	<-told
 	if err != nil {

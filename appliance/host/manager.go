@@ -25,7 +25,7 @@ import (
 type Config struct {
 	Store   *store.Store
 	Beat    time.Duration // between reports; 5 s when zero
-	Silence time.Duration // until a host in service is offline; 4 beats when zero
+	Silence time.Duration // until a host in service is offline; 6 beats when zero
 	Now     func() time.Time
 	Log     *slog.Logger
 }
@@ -45,7 +45,7 @@ func New(config Config) *Manager {
 		config.Beat = 5 * time.Second
 	}
 	if config.Silence == 0 {
-		config.Silence = 4 * config.Beat
+		config.Silence = 6 * config.Beat
 	}
 	if config.Now == nil {
 		config.Now = time.Now
