@@ -180,6 +180,17 @@ func checksum(short []byte) byte {
 	return sum
 }
 
+// sum tells the file's content apart in images of one rebuilder.
+func (f File) sum(m *Image, volume int64) uint64 {
+	sum, left := mix(uint64(f.Size)), f.Size
+	_ = f.volume.chain(f.first, func(offset int64) bool { // a broken chain is another sum
+		sum = mix(sum) ^ m.sum(volume+offset, min(left, f.volume.cluster))
+		left -= f.volume.cluster
+		return left > 0
+	})
+	return sum
+}
+
 // Content returns the bytes of the file, as far as its chain goes.
 func (f File) Content() []byte {
 	var data []byte

@@ -1,8 +1,6 @@
 package powercut
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"io"
 	"iter"
 	"math/rand/v2"
@@ -68,6 +66,7 @@ type Image struct {
 	log     *Log
 	durable map[int64]place // by sector number; shared with the rebuilder
 	loose   map[int64]place // what survived of the writes after the last flush
+	watched []region        // of the rebuilder
 	written map[int64][]byte
 }
 
@@ -94,6 +93,27 @@ type Rebuilder struct {
 
 	flushed int             // entries that are in durable
 	durable map[int64]place // as of the last flush before them
+	watched []region
+}
+
+// region is a stretch of the disk whose content is told apart by a sum over where its sectors come from.
+type region struct {
+	offset, length int64
+	sum            uint64
+}
+
+func (r region) holds(sector int64) bool {
+	return sector*sectorSize >= r.offset && sector*sectorSize < r.offset+r.length
+}
+
+// weight is what a sector from a place adds to the sum of its region.
+func (p place) weight(sector int64) uint64 {
+	return mix(uint64(sector)) * (mix(uint64(p.entry)<<20^uint64(p.at)+1) | 1)
+}
+
+// Watch makes Image.Sum tell a stretch of the disk apart cheaply, however large it is. It comes before the first Image.
+func (r *Rebuilder) Watch(offset, length int64) {
+	r.watched = append(r.watched, region{offset: offset, length: length})
 }
 
 // Image rebuilds a state. It is valid until Image is called again. States are quickest in the order of States.
@@ -104,15 +124,33 @@ func (r *Rebuilder) Image(s State) *Image {
 	}
 	if r.durable == nil || r.flushed > start {
 		r.durable, r.flushed = map[int64]place{}, 0
+		for i := range r.watched {
+			r.watched[i].sum = 0
+		}
 	}
 	for ; r.flushed < start; r.flushed++ {
-		r.Log.apply(r.durable, r.flushed, func(int64) bool { return true })
+		r.Log.apply(r.durable, r.flushed, r.account)
 	}
-	image := &Image{base: r.Base, size: r.Size, log: r.Log, durable: r.durable, loose: map[int64]place{}}
+	image := &Image{base: r.Base, size: r.Size, log: r.Log, durable: r.durable, loose: map[int64]place{}, watched: r.watched}
 	for i := start; i < s.Cut; i++ {
-		r.Log.apply(image.loose, i, s.survives(i, r.Log.Entries[i]))
+		survives := s.survives(i, r.Log.Entries[i])
+		r.Log.apply(image.loose, i, func(sector int64, _ place) bool { return survives(sector) })
 	}
 	return image
+}
+
+// account keeps the sums of the watched regions while a sector becomes durable.
+func (r *Rebuilder) account(sector int64, p place) bool {
+	for i := range r.watched {
+		if !r.watched[i].holds(sector) {
+			continue
+		}
+		if old, ok := r.durable[sector]; ok {
+			r.watched[i].sum -= old.weight(sector)
+		}
+		r.watched[i].sum += p.weight(sector)
+	}
+	return true
 }
 
 // survives returns which sectors of an unflushed write are there.
@@ -139,10 +177,10 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-func (l *Log) apply(sectors map[int64]place, i int, survives func(int64) bool) {
+func (l *Log) apply(sectors map[int64]place, i int, survives func(sector int64, p place) bool) {
 	e := l.Entries[i]
 	for at := int64(0); at < e.Length; at += sectorSize {
-		if sector := (e.Offset + at) / sectorSize; survives(sector) {
+		if sector := (e.Offset + at) / sectorSize; survives(sector, place{i, at}) {
 			sectors[sector] = place{i, at}
 		}
 	}
@@ -216,24 +254,32 @@ func (m *Image) Size() int64 { return m.size }
 // Fresh returns the image itself.
 func (m *Image) Fresh() (slot.View, error) { return view{m}, nil }
 
-// Fingerprint identifies the content of a stretch of the disk without reading it: equal fingerprints of images of one
-// rebuilder mean equal bytes. So a judge needs to hash a large partition only once for many states.
-func (m *Image) Fingerprint(offset, length int64) [sha256.Size]byte {
-	h := sha256.New()
-	var raw [24]byte
-	for sector := offset / sectorSize; sector < (offset+length)/sectorSize; sector++ {
-		p, logged := m.find(sector)
-		if data := m.written[sector]; data != nil {
-			h.Write(data)
-		} else if !logged {
+// Sum tells the content of the n-th watched region apart without reading it: equal sums of images of one rebuilder mean
+// equal bytes, but for one chance in 2^64. What was written to the image itself is not in it.
+func (m *Image) Sum(n int) uint64 {
+	r := m.watched[n]
+	for sector, p := range m.loose {
+		if !r.holds(sector) {
 			continue
 		}
-		binary.LittleEndian.PutUint64(raw[0:], uint64(sector))
-		binary.LittleEndian.PutUint64(raw[8:], uint64(p.entry))
-		binary.LittleEndian.PutUint64(raw[16:], uint64(p.at))
-		h.Write(raw[:])
+		if old, ok := m.durable[sector]; ok {
+			r.sum -= old.weight(sector)
+		}
+		r.sum += p.weight(sector)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return r.sum
+}
+
+// sum is Sum for a stretch that is not watched; it takes time in proportion to it.
+func (m *Image) sum(offset, length int64) (sum uint64) {
+	for sector := offset / sectorSize; sector < (offset+length+sectorSize-1)/sectorSize; sector++ {
+		p, logged := m.find(sector)
+		if !logged {
+			p = place{-1, sector}
+		}
+		sum += p.weight(sector)
+	}
+	return sum
 }
 
 // Overlay writes the part of the disk that the record or the tests changed over a copy of the base, which is how a state is
