@@ -172,8 +172,9 @@ func names(l *Lock) []string {
 	return list
 }
 
-// TestApt compares Resolve with apt-get on real sets (OpenStack, Ceph, Kubernetes' neighbours, servers, desktops), on single packages
-// and on random sets, each on an empty machine with Debian's base asked for. Only with ROOST_TEST_SOAK=1 it takes all 430 sets.
+// TestApt compares Resolve with apt-get on real sets (OpenStack, Ceph, Kubernetes' neighbours, servers, desktops), on
+// single packages and on random sets, each on an empty machine with Debian's base asked for. Only with ROOST_TEST_SOAK=1
+// it takes all 430 sets.
 func TestApt(t *testing.T) {
 	a := newAptRoot(t)
 	u, err := newUniverse(wishFor("required", nil), a.index, nil)

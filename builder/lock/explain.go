@@ -28,7 +28,8 @@ func (c *Conflict) Error() string {
 	return b.String()
 }
 
-// conflict tells a minimal core as a story: each wish, then what it needs, breadth first, and clashes where both sides are known.
+// conflict tells a minimal core as a story: each wish, then what it needs, breadth first, and clashes where both sides
+// are known.
 func (g *graph) conflict(core []int) *Conflict {
 	c := &Conflict{Recipe: g.universe.recipe.Source()}
 	known := map[int]bool{}

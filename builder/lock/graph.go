@@ -64,7 +64,8 @@ func (g *graph) state(f fact) clause {
 	return clause{literals: f.literals, fact: len(g.facts) - 1}
 }
 
-// resolve returns all packages that fulfil the wishes. Their order matters where Debian leaves a choice, as on apt's command line.
+// resolve returns all packages that fulfil the wishes. Their order matters where Debian leaves a choice, as on apt's
+// command line.
 func (g *graph) resolve(ctx context.Context, wishes []wish) ([]*deb.Package, error) {
 	g.want(wishes)
 	core, ok := g.solver.solve()
@@ -143,8 +144,8 @@ type walk struct {
 	question int // the package to decide on, or none when every dependency is met by a reached package
 }
 
-// walk starts at the wishes, all of which count as chosen from the beginning, and follows every dependency that nothing reached so far meets to
-// its first alternative that is not ruled out.
+// walk starts at the wishes, all of which count as chosen from the beginning, and follows every dependency that nothing
+// reached so far meets to its first alternative that is not ruled out.
 func (g *graph) walk() *walk {
 	w := &walk{graph: g, seen: make(map[int]bool, len(g.packages)), question: none}
 	for _, v := range g.roots {

@@ -7,8 +7,9 @@ import (
 	"roost/builder/deb"
 )
 
-// groups splits the chosen packages into those that are installed together. A group holds what its wishes need and no lower group has;
-// so every dependency lies in the same group or below, and a change in one group leaves those below as they are.
+// groups splits the chosen packages into those that are installed together. A group holds what its wishes need and no
+// lower group has; so every dependency lies in the same group or below, and a change in one group leaves those below as
+// they are.
 func (g *graph) groups(wishes []wish, chosen []*deb.Package) []Group {
 	in := make(map[int]bool, len(chosen))
 	for _, p := range chosen {

@@ -106,8 +106,8 @@ func (u *universe) addSuite(s *IndexSuite) error {
 	return nil
 }
 
-// mention numbers p and all names in its relations, if they are new. apt numbers packages in this order while it reads an index, and
-// where it has no other reason to prefer one package, that number decides; so it does here.
+// mention numbers p and all names in its relations, if they are new. apt numbers packages in this order while it reads
+// an index, and where it has no other reason to prefer one package, that number decides; so it does here.
 func (u *universe) mention(p *deb.Package) {
 	u.mentionName(p.Name)
 	for _, field := range []string{p.PreDepends, p.Depends, p.Conflicts, p.Breaks, p.Recommends, p.Replaces, p.Provides} {
@@ -152,7 +152,8 @@ func (u *universe) candidate(name string) *deb.Package {
 	return best
 }
 
-// better reports whether a goes before b, both of one name: a kept version, then the suite's priority, then the version, then the suite said first.
+// better reports whether a goes before b, both of one name: a kept version, then the suite's priority, then the version,
+// then the suite said first.
 func (u *universe) better(a, b *deb.Package) bool {
 	if keep, ok := u.keep[a.Name]; ok && (a.Version == keep) != (b.Version == keep) {
 		return a.Version == keep

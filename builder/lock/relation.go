@@ -75,7 +75,8 @@ func (u *universe) clashes(p *deb.Package) ([]clash, error) {
 	return list, nil
 }
 
-// satisfiers returns the candidates that a relation means: the package of that name first, then its providers as apt ranks them.
+// satisfiers returns the candidates that a relation means: the package of that name first, then its providers as apt
+// ranks them.
 func (u *universe) satisfiers(r deb.Relation) []*deb.Package {
 	if !r.AppliesTo(u.recipe.Architecture) {
 		return nil

@@ -12,9 +12,9 @@ import (
 	"roost/builder/recipe"
 )
 
-// Resolve chooses the packages that fulfil the recipe's wishes from the index. With keep, versions of that lock stay where index and
-// recipe still allow them, so that a changed recipe does not upgrade what nobody asked to; where they no longer fit together, it
-// resolves without keep. The error is a [*Conflict] when the wishes have no solution.
+// Resolve chooses the packages that fulfil the recipe's wishes from the index. With keep, versions of that lock stay
+// where index and recipe still allow them, so that a changed recipe does not upgrade what nobody asked to; where they no
+// longer fit together, it resolves without keep. The error is a [*Conflict] when the wishes have no solution.
 func Resolve(ctx context.Context, r *recipe.Recipe, index *Index, keep *Lock) (*Lock, error) {
 	l, err := resolve(ctx, r, index, keep)
 	var conflict *Conflict
@@ -136,7 +136,8 @@ func (u *universe) unknown(w recipe.Package) string {
 	return fmt.Sprintf("%s: no suite has a package %s: check its name, or add the suite or component that has it to base.suites", w.At, w.Name)
 }
 
-// near returns the package name that differs from a misspelt one in one place only: a letter too many, too few, another, or two swapped.
+// near returns the package name that differs from a misspelt one in one place only: a letter too many, too few, another,
+// or two swapped.
 func (u *universe) near(misspelt string) string {
 	best := ""
 	for name := range u.versions {
@@ -168,8 +169,8 @@ func oneOff(a, b string) bool {
 	return swapped || a[i+1:] == b[i+1:]
 }
 
-// kernel returns the kernel package of a flavour: what Debian's meta package of that flavour depends on, or the build of the
-// version asked for. The meta package itself is no part of the image.
+// kernel returns the kernel package of a flavour: what Debian's meta package of that flavour depends on, or the build of
+// the version asked for. The meta package itself is no part of the image.
 func (u *universe) kernel(k recipe.Kernel) (*deb.Package, string) {
 	infix := map[string]string{"standard": "", "cloud": "cloud-", "realtime": "rt-"}[k.Flavour]
 	suffix := infix + u.recipe.Architecture

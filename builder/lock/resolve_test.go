@@ -25,7 +25,8 @@ import (
 var rewrite = flag.Bool("rewrite", false, "rewrite the expected results in testdata/resolve")
 
 // TestResolve runs the archives in testdata/resolve. Each holds recipes with recipe.yaml on top, one index per suite as
-// "suite NAME" in which fields that do not matter are left out, and the expected "result": groups and packages, or the error.
+// "suite NAME" in which fields that do not matter are left out, and the expected "result": groups and packages, or the
+// error.
 func TestResolve(t *testing.T) {
 	files, err := filepath.Glob("testdata/resolve/*.txtar")
 	if err != nil || len(files) < 15 {
@@ -168,7 +169,8 @@ func sound(r *recipe.Recipe, index *Index, l *Lock) error {
 	return nil
 }
 
-// TestRandom resolves small random worlds, full of alternatives and clashes, and compares with trying every subset of packages.
+// TestRandom resolves small random worlds, full of alternatives and clashes, and compares with trying every subset of
+// packages.
 func TestRandom(t *testing.T) {
 	solvable := 0
 	const worlds = 3000
@@ -224,7 +226,8 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// checkCore resolves again and checks the facts behind an explanation: together they cannot hold, but without any one of them they can.
+// checkCore resolves again and checks the facts behind an explanation: together they cannot hold, but without any one of
+// them they can.
 func checkCore(t *testing.T, r *recipe.Recipe, index *Index, told int) {
 	t.Helper()
 	u, err := newUniverse(r, index, nil)

@@ -1,8 +1,9 @@
 package lock
 
-// The solver is conflict-driven clause learning (Marques-Silva and Sakallah, GRASP, 1996; first unique implication point).
-// It knows variables and clauses only; what they mean lies in the graph. Occurrence lists are scanned whole instead of
-// watching two literals: a resolution has some thousand short clauses, and plain lists let clauses appear during the search.
+// The solver is conflict-driven clause learning (Marques-Silva and Sakallah, GRASP, 1996; first unique implication
+// point). It knows variables and clauses only; what they mean lies in the graph. Occurrence lists are scanned whole
+// instead of watching two literals: a resolution has some thousand short clauses, and plain lists let clauses appear
+// during the search.
 
 // literal is a variable (a candidate) that is chosen, or, with not, that is not.
 type literal int32

@@ -9,11 +9,11 @@
 //
 //	include: [parts/base.yaml, parts/kernel.yaml]
 //
-// Includes are read first, in order, each file once; paths are relative to the including file, and "roost:parts/x.yaml" names a
-// part shipped with the roost command. Lists grow (lower layers first), scalars of an upper layer replace those
-// below, and list entries with a key (files by path, users, groups, programs and gates by name, suites by name, units
-// by unit) are replaced by an upper entry of the same key. Every file that names packages is one layer of the image, a group that the lock
-// keeps apart, so that a change in the top layer rebuilds only the top.
+// Includes are read first, in order, each file once; paths are relative to the including file, and "roost:parts/x.yaml"
+// names a part shipped with the roost command. Lists grow (lower layers first), scalars of an upper layer replace those
+// below, and list entries with a key (files by path, users, groups, programs and gates by name, suites by name, units by
+// unit) are replaced by an upper entry of the same key. Every file that names packages is one layer of the image, a
+// group that the lock keeps apart, so that a change in the top layer rebuilds only the top.
 //
 // # Fields
 //
@@ -78,14 +78,14 @@
 //
 // # Digests
 //
-// [Recipe.Digest] covers the whole merged value, files brought by source included, and neither file names nor line numbers of the recipe.
-// [Recipe.WantsDigest] covers only what the resolver reads (architecture, suites, packages, pins, kernel choice and layers). A lock
-// is bound to the second, so a new motd needs no new lock.
+// [Recipe.Digest] covers the whole merged value, files brought by source included, and neither file names nor line
+// numbers of the recipe. [Recipe.WantsDigest] covers only what the resolver reads (architecture, suites, packages, pins,
+// kernel choice and layers). A lock is bound to the second, so a new motd needs no new lock.
 //
 // # Rejected
 //
 // Decoding into structs with a YAML library's strict mode: it reports neither columns nor a fix, stops being strict at
-// custom types and accepts repeated keys of merged maps. YAML anchors and merge keys: include does that job and keeps one
-// way to reuse. Templates and conditions: a recipe must mean one thing; generate it if you need many. CUE, Starlark,
+// custom types and accepts repeated keys of merged maps. YAML anchors and merge keys: include does that job and keeps
+// one way to reuse. Templates and conditions: a recipe must mean one thing; generate it if you need many. CUE, Starlark,
 // HCL: strong languages that a reader of five lines of YAML would have to learn first.
 package recipe

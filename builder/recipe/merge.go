@@ -62,7 +62,8 @@ func keyed[T any](below, above []T, key func(T) string) []T {
 	return below
 }
 
-// addPackages opens a layer for packages. A package wanted by a lower layer stays there, and takes a version or suite said above.
+// addPackages opens a layer for packages. A package wanted by a lower layer stays there, and takes a version or suite
+// said above.
 func (r *Recipe) addPackages(packages []Package, layer string) {
 	if len(packages) == 0 {
 		return

@@ -51,13 +51,14 @@ func moduleName(file string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// Match reports whether pattern matches file or a directory above it. * stands for any run of characters but /, ? for one of
-// them, ** (a whole element) for any number of elements, none included.
+// Match reports whether pattern matches file or a directory above it. * stands for any run of characters but /, ? for
+// one of them, ** (a whole element) for any number of elements, none included.
 func Match(pattern, file string) bool {
 	return matchElements(strings.Split(pattern, "/"), strings.Split(file, "/"))
 }
 
-// matchElements walks the pattern with one point of return, the last ** seen, so it takes at most len(pattern)·len(file) steps.
+// matchElements walks the pattern with one point of return, the last ** seen, so it takes at most len(pattern)·len(file)
+// steps.
 func matchElements(pattern, file []string) bool {
 	p, f := 0, 0
 	star, resume := -1, 0

@@ -21,7 +21,8 @@ const (
 
 var errSize = errors.New(`write a whole number with KiB, MiB, GiB or TiB, like "512MiB" or "8GiB"`)
 
-// ParseSize reads the written form. Decimal units and bare numbers are refused, because "8G" is 8 GB to one reader and 8 GiB to the next.
+// ParseSize reads the written form. Decimal units and bare numbers are refused, because "8G" is 8 GB to one reader and 8
+// GiB to the next.
 func ParseSize(s string) (Size, error) {
 	digits := len(s) - len(strings.TrimLeft(s, "0123456789"))
 	if digits == 0 {

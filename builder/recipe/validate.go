@@ -33,7 +33,8 @@ func (r *Recipe) validate(d *decoder, top Position, updateAt Position) {
 	r.validatePaths(d)
 }
 
-// verityFor returns the room, in whole MiB, that the SHA-256 tree and superblock of a root of that size take in 4096-byte blocks.
+// verityFor returns the room, in whole MiB, that the SHA-256 tree and superblock of a root of that size take in
+// 4096-byte blocks.
 func verityFor(root Size) Size {
 	const block, perBlock = 4096, 4096 / 32
 	total := Size(1) // superblock
