@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,16 +53,34 @@ func newWorkshop(t testing.TB) *workshop {
 		t.Fatal(err)
 	}
 	w.emptyCache("cache")
-	if err := keys.Init(filepath.Join(dir, "keys"), "Test"); err != nil {
-		t.Fatal(err)
-	}
-	if w.set, err = keys.Open(filepath.Join(dir, "keys")); err != nil {
+	if w.set, err = keys.Open(madeKeys()); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "init"), []byte("#!init\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// madeKeys is the directory of a key set that the tests share: making RSA keys takes longer than packing.
+var madeKeys = sync.OnceValue(func() string {
+	dir := filepath.Join(scratch, "keys")
+	if err := keys.Init(dir, "Test"); err != nil {
+		panic(err)
+	}
+	return dir
+})
+
+var scratch string
+
+func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "pack-"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(scratch)
+	os.Exit(code)
 }
 
 func (w *workshop) emptyCache(name string) {
@@ -145,7 +164,7 @@ func TestEveryToolAccepts(t *testing.T) {
 	a := w.pack(w.input(files()))
 	run(t, "fsck.erofs", a.Root.Path)
 	run(t, "veritysetup", "verify", a.Root.Path, a.Verity.Path, a.Release.RootHash)
-	cert := filepath.Join(w.dir, "keys", "db.crt")
+	cert := filepath.Join(madeKeys(), "db.crt")
 	run(t, "sbverify", "--cert", cert, a.UKI.Path)
 	run(t, "sbverify", "--cert", cert, a.Loader.Path)
 	for _, f := range [][2]pack.File{{a.Root, a.RootZstd}, {a.Verity, a.VerityZstd}} {
@@ -358,7 +377,14 @@ func TestCache(t *testing.T) {
 
 func TestImageRefuses(t *testing.T) {
 	w := newWorkshop(t)
-	other := newWorkshop(t)
+	dir := filepath.Join(t.TempDir(), "other")
+	if err := keys.Init(dir, "Other"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := keys.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name   string
 		change func(*pack.Input)
@@ -366,7 +392,7 @@ func TestImageRefuses(t *testing.T) {
 	}{
 		{"no kernel", func(in *pack.Input) { in.Kernel = pack.Kernel{} }, "no kernel"},
 		{"no key", func(in *pack.Input) { in.Signer = nil }, "roost keys init"},
-		{"foreign certificate", func(in *pack.Input) { _, in.Cert = other.set.SecureBootDB() }, "certificate"},
+		{"foreign certificate", func(in *pack.Input) { _, in.Cert = other.SecureBootDB() }, "certificate"},
 		{"full slot", func(in *pack.Input) { in.Slot = 1 << 12 }, "do not fit the slot"},
 		{"no init", func(in *pack.Input) { in.Init = "/nonexistent" }, "initrd"},
 		{"no time", func(in *pack.Input) { in.Created = time.Time{} }, "time"},
