@@ -109,7 +109,23 @@ func keysCommand() *cobra.Command {
 			return set.Export(args[1])
 		},
 	}
-	return command.Noun("keys", "Make and export signing keys", initialise, export)
+	var which string
+	enroll := &cobra.Command{
+		Use:   "enroll KEYS DEPOT FILE",
+		Short: "Make an ISO image that enrols the Secure Boot keys into machines in Setup Mode",
+		Long: "Make an ISO image that enrols PK, KEK and db of a key set into a machine whose firmware is in Setup Mode, with the\n" +
+			"boot loader of a release. Boot the machine from it once: it enrols after a countdown and reboots.",
+		Args: command.Exact(3),
+		RunE: func(c *cobra.Command, args []string) error {
+			set, err := keys.Open(args[0])
+			if err != nil {
+				return err
+			}
+			return withRelease(c, args[1], which, func(r *depot.Release) error { return builder.WriteEnrolment(c.Context(), r, set, args[2]) })
+		},
+	}
+	enroll.Flags().StringVar(&which, "release", "", "which release of the depot: digest, version or NAME:VERSION; the newest when empty")
+	return command.Noun("keys", "Make, export and enrol signing keys", initialise, export, enroll)
 }
 
 func labCommand() *cobra.Command {

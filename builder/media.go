@@ -13,6 +13,7 @@ import (
 	"roost/images/depot"
 	"roost/images/disk"
 	"roost/images/disk/media"
+	"roost/images/keys"
 	"roost/images/release"
 	"roost/images/rootfs"
 	"roost/images/uki"
@@ -47,19 +48,48 @@ func writeMedium(ctx context.Context, r *depot.Release, path string, write func(
 		defer body.Close()
 		*to = media.Part{Content: body, Size: part.Size}
 	}
-	loader, _, err := r.Content(ctx, images.KindLoader)
-	if err != nil {
+	var err error
+	if p.Loader, err = loaderOf(ctx, r); err != nil {
 		return err
 	}
-	defer loader.Close()
-	if p.Loader, err = io.ReadAll(loader); err != nil {
-		return fmt.Errorf("cannot read the boot loader: %w", err)
+	return writeFile(path, func(f *os.File) error { return write(f, p) })
+}
+
+// WriteEnrolment makes the file an ISO image that enrols the Secure Boot keys of a set into a machine whose firmware is in
+// Setup Mode. The boot loader on it is the release's.
+func WriteEnrolment(ctx context.Context, r *depot.Release, set *keys.Set, path string) error {
+	e := media.Enrolment{Name: r.Document.Name + " keys", Created: r.Document.Created, Updates: map[string][]byte{}}
+	var err error
+	if e.Loader, err = loaderOf(ctx, r); err != nil {
+		return err
 	}
+	for _, use := range []string{keys.PK, keys.KEK, keys.DB} {
+		if e.Updates[use], err = set.Update(use); err != nil {
+			return err
+		}
+	}
+	return writeFile(path, func(f *os.File) error { return media.WriteEnrolment(f, e) })
+}
+
+func loaderOf(ctx context.Context, r *depot.Release) ([]byte, error) {
+	body, _, err := r.Content(ctx, images.KindLoader)
+	if err != nil {
+		return nil, err
+	}
+	loader, err := io.ReadAll(body)
+	if err := errors.Join(err, body.Close()); err != nil {
+		return nil, fmt.Errorf("cannot read the boot loader: %w", err)
+	}
+	return loader, nil
+}
+
+// writeFile makes the file at path by write. After an error there is no file.
+func writeFile(path string, write func(f *os.File) error) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	if err := errors.Join(write(f, p), f.Close()); err != nil {
+	if err := errors.Join(write(f), f.Close()); err != nil {
 		return errors.Join(fmt.Errorf("cannot write %s: %w", path, err), os.Remove(path))
 	}
 	return nil
