@@ -13,13 +13,14 @@ import (
 	"roost/images"
 )
 
-// groupVersion is part of the key of every group's layer; it changes when what this file does changes.
-const groupVersion = "group 2"
+// groupVersion is part of the key of every group's layer; it changes when code that makes them changes. The scripts and
+// the surroundings of a job are part of the key themselves.
+const groupVersion = "group 3"
 
 // groupKey names the tree after a group by everything it is made of: the tree below, the packages in order, and the
 // numbers of users.
 func (a *assembly) groupKey(below images.Digest, g lock.Group) images.Digest {
-	parts := []string{groupVersion, string(below), a.Lock.Architecture, fmt.Sprint(a.IDs)}
+	parts := []string{groupVersion, configureScript, enter, hosts, strings.Join(environment(), "\n"), string(below), a.Lock.Architecture, fmt.Sprint(a.IDs)}
 	for _, p := range g.Packages {
 		parts = append(parts, p.Name, string(p.SHA256))
 	}
