@@ -36,7 +36,7 @@ type Options struct {
 	PlainHTTP bool              // speak HTTP without TLS to a registry that is not on this machine
 	Create    bool              // make a layout directory that does not exist yet
 	Stall     time.Duration     // how long a connection may deliver nothing before it counts as broken; 0: 30 s
-	Retries   int               // attempts in a row without a byte of progress before giving up; 0: 5
+	Retries   int               // connections in a row that bring next to nothing before giving up; 0: 5
 	Pause     time.Duration     // wait before the first retry, doubled for each further one up to 30 s; 0: 1 s
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -199,6 +200,10 @@ func TestSlowTrickle(t *testing.T) {
 		}
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
+		if offset := offsetOf(r); offset > 0 {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", offset, len(uki)-1, len(uki)))
+			w.WriteHeader(http.StatusPartialContent)
+		}
 		for i := offsetOf(r); i < len(uki); i++ {
 			_, _ = w.Write(uki[i : i+1])
 			_ = http.NewResponseController(w).Flush()

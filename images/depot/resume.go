@@ -66,7 +66,7 @@ type resumer struct {
 
 	body     io.ReadCloser
 	watch    *watchdog
-	failures int // in a row, without progress
+	failures int // connections in a row that did not bring leastBytes in time
 	err      error
 }
 
@@ -89,7 +89,7 @@ func (r *resumer) Read(p []byte) (int, error) {
 		n, err := r.body.Read(p)
 		stalled := r.watch.stop(n)
 		r.offset += int64(n)
-		if n > 0 {
+		if r.watch.moved {
 			r.failures = 0
 		}
 		if err == nil && n > 0 {
@@ -141,6 +141,7 @@ func (r *resumer) connect() error {
 		}
 		return r.failed(err)
 	}
+	watch.moved = false // an answer alone is no progress
 	r.body, r.watch = body, watch
 	return nil
 }
@@ -170,6 +171,7 @@ type watchdog struct {
 
 	left    time.Duration // to wait for the next leastBytes
 	bytes   int
+	moved   bool // leastBytes came in time at least once
 	started time.Time
 	timer   *time.Timer
 }
@@ -191,7 +193,7 @@ func (w *watchdog) stop(n int) (stalled bool) {
 	w.bytes += n
 	w.left -= time.Since(w.started)
 	if w.bytes >= leastBytes {
-		w.bytes, w.left = 0, w.stall
+		w.bytes, w.left, w.moved = 0, w.stall, true
 	}
 	return errors.Is(context.Cause(w.ctx), ErrStalled)
 }
