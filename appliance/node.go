@@ -155,6 +155,9 @@ func (n *Node) commit(ctx context.Context, config *api.Config) error {
 	if err := n.State.Write(configFile, append(b, '\n')); err != nil {
 		return fmt.Errorf("cannot commit configuration: %w", err)
 	}
+	if err := n.Identity.Rename(n.Dir, config.Hostname); err != nil {
+		return err
+	}
 	n.config = config.Revision
 	n.Log.Info("configuration committed", "revision", config.Revision)
 	if n.Apply == nil {

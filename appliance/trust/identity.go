@@ -98,6 +98,7 @@ const (
 	fileCA         = "ca.crt"
 	fileCAKey      = "authority.key"
 	fileMachine    = "machine-id"
+	fileHostname   = "hostname" // with machine-id, what the initrd puts in place before systemd reads it
 	fileAssignment = "assignment.json"
 	fileSSH        = "ssh_host_ed25519_key"
 )
@@ -127,6 +128,7 @@ func (k *Key) Save(dir Dir, a *api.Assignment) error {
 		{fileCA, []byte(a.Authority + a.Root)},
 		{fileAssignment, document},
 		{fileMachine, []byte(machine)},
+		{fileHostname, []byte(a.Name + "\n")},
 		{fileSSH, private},
 		{fileSSH + ".pub", public},
 	}
@@ -216,6 +218,14 @@ func (id *Identity) Renew(dir Dir, chain string) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	id.Chain = chain
+	return nil
+}
+
+// Rename changes the host name that the next boot starts with.
+func (id *Identity) Rename(dir Dir, hostname string) error {
+	if err := dir.Write(fileHostname, []byte(hostname+"\n")); err != nil {
+		return fmt.Errorf("cannot rename host: %w", err)
+	}
 	return nil
 }
 
