@@ -111,6 +111,9 @@ func (j *Journey) roost(ctx context.Context, args ...string) error {
 	cmd := j.command(ctx, args...)
 	var errs bytes.Buffer
 	cmd.Stdout = j.Out
+	if args[0] == "lock" {
+		cmd.Stdout = io.Discard // the whole list of packages is of no interest here
+	}
 	cmd.Stderr = io.MultiWriter(&errs)
 	fmt.Fprintf(j.Out, "      $ roost %s\n", strings.Join(args, " "))
 	if err := j.run(cmd); err != nil {
