@@ -42,7 +42,7 @@ type Verdict struct {
 	Version string   // empty: nothing
 	File    string   // that the loader started
 	Offered []string // all that the loader saw, in its order
-	Trial   bool     // the version has counters
+	Trial   bool     // the version has counters, and no good name yet
 }
 
 // ReadUKI takes a real UKI apart as systemd-boot does.
@@ -118,7 +118,9 @@ func (j *Judge) Judge(ctx context.Context, s State, start func(version string) b
 	})
 	if ok {
 		name, _ := boot.ParseName(up.File)
-		verdict.Version, verdict.File, verdict.Trial = up.Version, up.File, name.Counted
+		good := boot.Name{Base: name.Base}.String()
+		verdict.Version, verdict.File = up.Version, up.File
+		verdict.Trial = name.Counted && !slices.Contains(verdict.Offered, good)
 	}
 	return verdict, failed
 }

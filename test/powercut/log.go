@@ -72,6 +72,17 @@ func Open(r io.ReaderAt, size int64) (*Log, error) {
 	return log, nil
 }
 
+// Bytes returns what the i-th entry wrote.
+func (l *Log) Bytes(i int) ([]byte, error) {
+	e := l.Entries[i]
+	data := make([]byte, e.Length)
+	if e.Discard {
+		return data, nil
+	}
+	_, err := io.ReadFull(io.NewSectionReader(l.data, e.data, e.Length), data)
+	return data, err
+}
+
 // readEntry reads the entry at offset at, nil for a mark, and returns where the next one is.
 func readEntry(r io.ReaderAt, at, size, sector int64) (*Entry, int64, error) {
 	var raw struct{ Sector, Sectors, Flags, DataLength uint64 }
