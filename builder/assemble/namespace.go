@@ -51,22 +51,29 @@ func (a *assembly) run(ctx context.Context, t tree.Tree, j job) (tree.Tree, erro
 	if err := a.materialise(ctx, t, lower, j.hide); err != nil {
 		return tree.Tree{}, explainFull(err)
 	}
-	type outcome struct {
-		tree tree.Tree
-		err  error
+	var result tree.Tree
+	onOwnThread(func() { result, err = a.runInNamespace(ctx, t, scratch, j) })
+	if err != nil {
+		return tree.Tree{}, fmt.Errorf("cannot %s: %w", j.name, explainFull(err))
 	}
-	done := make(chan outcome, 1)
+	return result, nil
+}
+
+// onOwnThread calls f on a thread that ends with it, and with it the namespaces that f put the thread in. The main thread
+// would never end, so it is kept busy while another one is taken.
+func onOwnThread(f func()) {
+	done := make(chan struct{})
 	go func() {
-		// The thread keeps its mount namespace, so it must end with this goroutine: it is locked and never unlocked.
-		runtime.LockOSThread()
-		result, err := a.runInNamespace(ctx, t, scratch, j)
-		done <- outcome{result, err}
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked, which makes the thread end with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			onOwnThread(f)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
 	}()
-	o := <-done
-	if o.err != nil {
-		return tree.Tree{}, fmt.Errorf("cannot %s: %w", j.name, explainFull(o.err))
-	}
-	return o.tree, nil
+	<-done
 }
 
 // explainFull says it in plain words when the disk or the memory for scratch files is full.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -245,5 +246,33 @@ func TestDiversion(t *testing.T) {
 	b.group("top", pkg{name: "victim", files: []tarFile{text("./srv/f", "f")}})
 	if _, err := Tree(t.Context(), b.config); err == nil || !strings.Contains(err.Error(), "diverter diverts its file /srv/f") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestOwnThread: whatever thread the scheduler picks, the process itself stays in the namespaces it was in.
+func TestOwnThread(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for namespaces; CI has it")
+	}
+	before, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wait sync.WaitGroup
+	for range 64 {
+		wait.Go(func() {
+			onOwnThread(func() {
+				if unix.Gettid() == unix.Getpid() {
+					t.Error("the main thread was taken")
+				}
+				if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+	wait.Wait()
+	if after, err := os.Readlink("/proc/self/ns/mnt"); err != nil || after != before {
+		t.Errorf("the process moved from %s to %s, %v", before, after, err)
 	}
 }

@@ -3,6 +3,7 @@ package assemble
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +33,18 @@ func TestParseIDs(t *testing.T) {
 		if _, err := ParseIDs([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one with %q", text, err, want)
 		}
+	}
+}
+
+// TestShippedIDs: the table that comes with the recipes is sound.
+func TestShippedIDs(t *testing.T) {
+	text, err := os.ReadFile("../../recipes/ids.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := ParseIDs(text)
+	if err != nil || len(ids.Users) < 10 {
+		t.Errorf("%d users, %v", len(ids.Users), err)
 	}
 }
 
