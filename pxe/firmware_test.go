@@ -149,6 +149,9 @@ func (c course) boot(t *testing.T, image string) time.Duration {
 		}
 	}
 	machine.shows(t, stubSpeaks, time.Minute)
+	if _, rest, ok := strings.Cut(p.log.String(), "repeats="); ok {
+		t.Logf("windows sent again: %s", strings.Fields(rest)[0])
+	}
 	t.Logf("%s: first DISCOVER %v after power on, answered %v later, UKI of %d bytes in %v (%.1f MB/s), it runs at %v", c.name,
 		first.Time.Sub(on).Round(time.Millisecond), answered.Sub(first.Time).Round(time.Millisecond), info.Size(), took.Round(time.Millisecond),
 		float64(info.Size())/took.Seconds()/1e6, time.Since(on).Round(time.Millisecond))
@@ -190,6 +193,9 @@ func TestFirmwareLoadsTwiceAsFast(t *testing.T) {
 		if theirs >= 2*ours {
 			break
 		}
+	}
+	if ours == time.Hour || theirs == time.Hour {
+		return // -run has chosen other parts, or a boot has failed
 	}
 	ratio := theirs.Seconds() / ours.Seconds()
 	t.Logf("32 MiB by TFTP: ours %v, pin/tftp %v: %.1f times faster", ours.Round(time.Millisecond), theirs.Round(time.Millisecond), ratio)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -402,6 +403,66 @@ func TestLossAndReordering(t *testing.T) {
 				t.Errorf("took %v, want at most %v", took, c.most)
 			}
 		})
+	}
+}
+
+// distant makes the way back take time, as a client with real work to do does. Packets overtake nobody and hold nobody up.
+type distant struct {
+	net.Conn
+	delay    time.Duration
+	arrivals chan arrival
+	deadline time.Time
+}
+
+type arrival struct {
+	data []byte
+	at   time.Time
+}
+
+func newDistant(conn net.Conn, delay time.Duration) *distant {
+	d := &distant{Conn: conn, delay: delay, arrivals: make(chan arrival, 10_000)}
+	go func() {
+		for {
+			buffer := make([]byte, 1500)
+			n, err := conn.Read(buffer)
+			if err != nil {
+				close(d.arrivals)
+				return
+			}
+			d.arrivals <- arrival{buffer[:n], time.Now()}
+		}
+	}()
+	return d
+}
+
+func (d *distant) SetReadDeadline(t time.Time) error {
+	d.deadline = t
+	return nil
+}
+
+func (d *distant) Read(b []byte) (int, error) {
+	select {
+	case a, ok := <-d.arrivals:
+		if !ok {
+			return 0, syscall.ECONNREFUSED
+		}
+		time.Sleep(time.Until(a.at.Add(d.delay)))
+		return copy(b, a.data), nil
+	case <-time.After(time.Until(d.deadline)):
+		return 0, os.ErrDeadlineExceeded
+	}
+}
+
+// TestLossCostsLittle compares a link that loses one packet in a hundred with one that loses none.
+func TestLossCostsLittle(t *testing.T) {
+	content := random(4 << 20)
+	clean := deliverOver(t, content, 4, func(conn net.Conn) net.Conn { return newDistant(conn, 500*time.Microsecond) }, &tftptest.Client{})
+	lost := deliverOver(t, content, 4, func(conn net.Conn) net.Conn {
+		return &lossy{Conn: newDistant(conn, 500*time.Microsecond), random: rand.New(rand.NewPCG(3, 3)), loss: 0.01}
+	}, &tftptest.Client{})
+	t.Logf("4 MiB in %v, with loss in %v", clean, lost)
+	if lost > clean*5/2 { // 1.7 on an idle machine
+		t.Errorf("losing one packet in a hundred makes %v of %v", lost, clean)
 	}
 }
 

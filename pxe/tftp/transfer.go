@@ -14,7 +14,7 @@ import (
 
 // Bounds of the pace of repeats.
 const (
-	fastest  = 40 * time.Millisecond // firmware under load answers late; repeating sooner only adds to its load
+	fastest  = 20 * time.Millisecond // firmware on a busy host is away for longer than a round trip
 	tries    = 3                     // at one timeout each, until the client has acknowledged something
 	patience = 8                     // timeouts without any acknowledgement, after that
 	echoes   = 8                     // windows that must go well between two repeats that no clock asked for
@@ -35,15 +35,17 @@ type transfer struct {
 	timeout time.Duration
 	source  *bufio.Reader
 
-	buffer  []byte // the window: blocks with headers, back to back
-	blocks  int    // blocks in buffer
-	first   int64  // number of the first block in buffer, counting from 1
-	last    bool   // buffer holds the last block of the file
-	tail    int    // bytes (with header) of the last block in buffer
-	trip    time.Duration
+	buffer  []byte        // the window: blocks with headers, back to back
+	blocks  int           // blocks in buffer
+	first   int64         // number of the first block in buffer, counting from 1
+	last    bool          // buffer holds the last block of the file
+	tail    int           // bytes (with header) of the last block in buffer
+	trip    time.Duration // smoothed round trip of a window
+	jitter  time.Duration // its smoothed deviation
 	sentAt  time.Time
 	fresh   bool // the window was sent once: its acknowledgement measures the round trip
 	smooth  int  // windows acknowledged since the last repeat on a hint
+	stale   int  // acknowledgements that repeats may have drawn and that say nothing
 	answer  [64]byte
 	sent    int64 // bytes of data acknowledged
 	repeats int   // windows sent again
@@ -68,6 +70,7 @@ func (t *transfer) greet(oack []byte) error {
 			}
 			if ack == 0 {
 				t.offered, t.trip = true, time.Since(begun)
+				t.jitter = t.trip / 2
 				return nil
 			}
 		}
@@ -120,6 +123,7 @@ func (t *transfer) deliver() error {
 		}
 		if t.fresh = try == 1; !t.fresh {
 			t.repeats++
+			t.stale += t.blocks // what of this is not news to the client draws an acknowledgement of its own
 		}
 		for again := false; !again; {
 			ack, err := t.receive(t.sentAt.Add(wait))
@@ -142,31 +146,46 @@ func (t *transfer) deliver() error {
 					t.take(taken)
 					return nil
 				}
-				// The client misses the first block of the window, or this is an echo of an older acknowledgement; they look
-				// the same. So only some windows are repeated on such a hint, and a lone block waits for the clock.
-				if taken == 0 && t.window > 1 && t.smooth >= echoes && time.Since(t.sentAt) > t.trip/2 {
-					t.smooth, again = 0, true
-				}
+				again = taken == 0 && t.hinted()
 			}
 		}
 	}
 }
 
-// pace is the wait before the first repeat: twice the round trip.
+// hinted decides on an acknowledgement that brings no progress: the client misses the first block of the window, or this is an echo
+// of an older acknowledgement; they look the same. So as many are passed over as repeats may have caused, only some windows are repeated on
+// such a hint, and a lone block waits for the clock.
+func (t *transfer) hinted() bool {
+	if t.stale > 0 {
+		t.stale--
+		return false
+	}
+	if t.window == 1 || t.smooth < echoes || time.Since(t.sentAt) < t.trip/2 {
+		return false
+	}
+	t.smooth = 0
+	return true
+}
+
+// pace is the wait before the first repeat: the round trip and four times its usual deviation, as TCP does (RFC 6298).
 func (t *transfer) pace() time.Duration {
 	if t.trip == 0 {
 		return t.timeout
 	}
-	return min(max(2*t.trip, fastest), t.timeout)
+	return min(max(t.trip+4*t.jitter, fastest), t.timeout)
 }
 
 // take removes n acknowledged blocks from the head of the window.
 func (t *transfer) take(n int) {
 	if t.fresh {
-		t.trip += (time.Since(t.sentAt) - t.trip) / 4
+		off := time.Since(t.sentAt) - t.trip
+		t.trip += off / 8
+		t.jitter += (max(off, -off) - t.jitter) / 4
 	}
 	t.offered = true
-	t.smooth++
+	if t.smooth++; t.smooth >= echoes {
+		t.stale = 0
+	}
 	size := headerSize + t.block
 	t.sent += int64(n) * int64(t.block)
 	if n == t.blocks {
