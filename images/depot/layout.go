@@ -275,8 +275,8 @@ func (l *layout) putBlob(ctx context.Context, _ string, d release.Descriptor, op
 			err = l.fill(ctx, f, sum, d, open, 0)
 		}
 	}
-	if err != nil && (errors.Is(err, ErrCorrupt) || errors.Is(err, unix.ENOSPC)) {
-		// Neither wrong bytes nor a full disk's leavings help the next attempt.
+	if shared := l.at(partialDirectory, d.Digest.Hex()); err != nil && (f.Name() != shared || errors.Is(err, ErrCorrupt) || errors.Is(err, unix.ENOSPC)) {
+		// Wrong bytes, what fits a full disk, and a private file are of no use to the next attempt.
 		err = errors.Join(err, os.Remove(f.Name()))
 	}
 	return noSpace(err)
@@ -318,14 +318,8 @@ func (l *layout) partial(d release.Descriptor) (*os.File, hash.Hash, int64, erro
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		f, err = os.CreateTemp(l.at(partialDirectory), d.Digest.Hex()+".*")
-		return f, sha256.New(), 0, err
-	}
-	// The lock is on the file, not on its name: what is no longer under the name is a blob by now, and not ours to write.
-	if opened, err := f.Stat(); err != nil || !sameFile(opened, f.Name()) {
-		return nil, nil, 0, errors.Join(errMoved, err, f.Close())
+	if f, err = own(f); err != nil {
+		return nil, nil, 0, err
 	}
 	sum := sha256.New()
 	n, err := io.Copy(sum, f)
@@ -340,6 +334,23 @@ func (l *layout) partial(d release.Descriptor) (*os.File, hash.Hash, int64, erro
 		return nil, nil, 0, errors.Join(err, f.Close())
 	}
 	return f, sum, n, nil
+}
+
+// own locks a partial file that was just opened. Where another process has it, the answer is a private file in its place;
+// where another process has finished it, errMoved.
+func own(f *os.File) (*os.File, error) {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		private, err := os.CreateTemp(filepath.Dir(f.Name()), filepath.Base(f.Name())+".*")
+		if err == nil {
+			err = private.Chmod(0o644)
+		}
+		return private, errors.Join(err, f.Close())
+	}
+	// The lock is on the file, not on its name: what is no longer under the name is a blob by now, and not ours to write.
+	if opened, err := f.Stat(); err != nil || !sameFile(opened, f.Name()) {
+		return nil, errors.Join(errMoved, err, f.Close())
+	}
+	return f, nil
 }
 
 func sameFile(opened fs.FileInfo, name string) bool {
