@@ -55,10 +55,10 @@ func (j *Journey) phases() []phase {
 		{"discover the worker", j.discoverWorker},
 		{"approve and install the worker", j.installWorker},
 		{"update both machines to release 2, the controller last", j.update},
+		{"roll back on request, and go forward again", j.requestedRollback},
 		{"release 3 fails its health gate: roll back", j.failedGate},
 		{"release 4 panics while it starts: roll back", j.panicLate},
 		{"release 5 panics before any record can be kept: roll back", j.panicEarly},
-		{"roll back on request", j.requestedRollback},
 	}
 }
 

@@ -268,6 +268,8 @@ func (j *Journey) broken(ctx context.Context, n string, hosts []string, check fu
 	return nil
 }
 
+// requestedRollback leaves release 2 for release 1 and takes it again. It comes before the bad releases: they overwrite the
+// slot that release 1 is in.
 func (j *Journey) requestedRollback(ctx context.Context) error {
 	if err := j.roost(ctx, "host", "rollback", "worker-0"); err != nil {
 		return err
@@ -275,7 +277,17 @@ func (j *Journey) requestedRollback(ctx context.Context) error {
 	if _, err := j.awaitHost(ctx, 10*time.Minute, "worker-0", j.runs("1")); err != nil {
 		return err
 	}
-	return j.roost(ctx, "host", "list")
+	if err := j.roost(ctx, "host", "list"); err != nil {
+		return err
+	}
+	if err := j.roost(ctx, "host", "clear", "worker-0"); err != nil {
+		return err
+	}
+	if err := j.roost(ctx, "update", "start", j.releases["2"], "--only", "worker-0", "--wait"); err != nil {
+		return err
+	}
+	_, err := j.awaitHost(ctx, 10*time.Minute, "worker-0", j.runs("2"))
+	return err
 }
 
 // serving demands a host in service with every gate passed.
