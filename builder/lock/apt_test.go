@@ -64,7 +64,7 @@ func newAptRoot(t *testing.T) *aptRoot {
 	a.write(t, "status", "")
 	a.write(t, "apt.conf", fmt.Sprintf(`Dir %q; Dir::Etc "etc"; Dir::Etc::parts "apt.conf.d"; Dir::Etc::sourcelist "sources.list"; Dir::Etc::sourceparts "-";
 Dir::State "state"; Dir::State::status "%s/status"; Dir::Cache "cache"; Dir::Log "log";
-APT::Architecture "amd64"; APT::Architectures { "amd64"; }; APT::Install-Recommends "false"; APT::Sandbox::User "root";
+APT::Architecture "amd64"; APT::Architectures { "amd64"; }; APT::Solver "internal"; APT::Install-Recommends "false"; APT::Sandbox::User "root";
 Acquire::Languages "none"; Acquire::GzipIndexes "false"; Debug::NoLocking "true";
 `, a.dir+"/", a.dir))
 	if out, err := a.run("update"); err != nil {
