@@ -35,9 +35,10 @@ func (m *machine) findRootOnDisk(loader string) error {
 		return err
 	}
 	defer events.close()
+	m.loadForDevices() // those that came before anyone listened, such as a USB disk while other drivers were loaded
 	deadline := time.Now().Add(diskWait)
 	for {
-		if node, table := diskHolding("/sys/class/block", loaderGUID); node != "" {
+		if node, table := diskHolding("/sys/class/block", loaderGUID); node != "" && hasNodes(node, table) {
 			return m.useDisk(node, table, rootGUID, verityGUID)
 		}
 		if !events.wait(time.Until(deadline)) {
@@ -45,6 +46,16 @@ func (m *machine) findRootOnDisk(loader string) error {
 		}
 		m.loadForDevices()
 	}
+}
+
+// hasNodes tells whether the kernel has made the nodes of all partitions: a disk can be read a moment before.
+func hasNodes(node string, table *disk.Table) bool {
+	for _, p := range table.Partitions {
+		if _, err := os.Stat(partitionNode(node, p.Number)); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // useDisk fills m.root from the partitions of the disk this machine booted from.
