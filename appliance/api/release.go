@@ -38,7 +38,7 @@ type Update struct {
 	Only        []string     `json:"only,omitempty"`   // host ids or names; every installed host when empty
 	Force       bool         `json:"force,omitempty"`  // allow an older version
 	State       State        `json:"state"`            // Running, Paused, Done
-	Reason      string       `json:"reason,omitempty"` // why it is paused, or how it ended
+	Reason      string       `json:"reason,omitempty"` // why it waits or is paused, or how it ended other than well
 	Hosts       []HostUpdate `json:"hosts"`            // in rollout order
 
 	By       string    `json:"by,omitempty"`

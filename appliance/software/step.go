@@ -48,7 +48,10 @@ func step(u *api.Update, hosts map[string]*api.Host, now time.Time, limit time.D
 	wishes = append(wishes, started...)
 	switch {
 	case finished(&next):
-		next.State, next.Finished, next.Reason = api.Done, now, summary(&next)
+		next.State, next.Finished, next.Reason = api.Done, now, ""
+		if !everywhere(&next) {
+			next.Reason = summary(&next)
+		}
 	default:
 		next.Reason = blocked // it goes on by itself when that host is back
 	}
