@@ -30,6 +30,7 @@ import (
 	"roost/builder"
 	"roost/builder/archive"
 	"roost/builder/lock"
+	"roost/builder/tree"
 	"roost/images"
 	"roost/images/depot"
 	"roost/images/depot/policy"
@@ -379,6 +380,15 @@ func cacheCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		trees, err := builder.OpenTrees(cache)
+		if err != nil {
+			return err
+		}
+		held, err := trees.Usage()
+		if err != nil {
+			return err
+		}
+		usage = withTrees(usage, held)
 		return usageTable(usage).Print(c.OutOrStdout(), *format)
 	}
 	var limits archive.Prune
@@ -398,6 +408,13 @@ func cacheCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if limits.UnusedFor > 0 {
+			trees, err := pruneTrees(c.Context(), cache, limits)
+			if err != nil {
+				return err
+			}
+			removed = withTrees(removed, trees)
+		}
 		return usageTable(removed).Print(c.OutOrStdout(), "table")
 	}
 	verify := &cobra.Command{Use: "verify", Short: "Check every file against its digest; damaged ones are removed", Args: command.Exact(0)}
@@ -416,6 +433,26 @@ func cacheCommand() *cobra.Command {
 	c := command.Noun("cache", "See and prune what builds keep", list, prune, verify)
 	c.PersistentFlags().StringVar(&dir, "cache", "", "cache directory; default $ROOST_CACHE, else below your cache directory")
 	return c
+}
+
+// pruneTrees removes unpacked packages and assembled trees by age; a limit of size is for files only.
+func pruneTrees(ctx context.Context, cache *archive.Cache, limits archive.Prune) (removed tree.Usage, err error) {
+	trees, err := builder.OpenTrees(cache)
+	if err != nil {
+		return removed, err
+	}
+	err = cache.Alone(func() error {
+		removed, err = trees.Prune(ctx, time.Now().Add(-limits.UnusedFor), limits.DryRun)
+		return err
+	})
+	return removed, err
+}
+
+func withTrees(usage []archive.Usage, trees tree.Usage) []archive.Usage {
+	if trees.Files == 0 {
+		return usage
+	}
+	return append(usage, archive.Usage{Section: "trees", Files: trees.Files, Bytes: trees.Bytes, Oldest: trees.Oldest, Newest: trees.Newest})
 }
 
 func usageTable(usage []archive.Usage) command.Table {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"roost/builder/archive"
 	"roost/builder/assemble"
 	"roost/builder/lock"
 	"roost/builder/pack"
@@ -54,7 +55,7 @@ func (w *Workshop) Build(ctx context.Context, o Order) (*Built, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := tree.OpenStore(filepath.Join(w.Cache.Dir(), "trees"))
+	store, err := OpenTrees(w.Cache)
 	if err != nil {
 		return nil, err
 	}
@@ -237,4 +238,9 @@ func (w *Workshop) publish(ctx context.Context, o Order, built *Built) error {
 		built.Digest = r.Manifest.Digest
 		return nil
 	})
+}
+
+// OpenTrees opens the store of trees that a cache holds beside its files.
+func OpenTrees(cache *archive.Cache) (*tree.Store, error) {
+	return tree.OpenStore(filepath.Join(cache.Dir(), "trees"))
 }

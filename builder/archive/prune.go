@@ -105,12 +105,25 @@ const leftoverAge = 24 * time.Hour
 
 // Prune removes files and returns what it removed, by section. It fails when another process has the cache open, since
 // that one may be about to read what would be removed.
-func (c *Cache) Prune(p Prune, now time.Time) ([]Usage, error) {
+func (c *Cache) Prune(p Prune, now time.Time) (removed []Usage, err error) {
+	err = c.Alone(func() error {
+		removed, err = c.prune(p, now)
+		return err
+	})
+	return removed, err
+}
+
+// Alone calls do while no other process has the cache open, for those who prune what they keep beside its sections.
+func (c *Cache) Alone(do func() error) error {
 	// The kernel gives up the shared lock before it tries for the exclusive one, so it has to be taken back in any case.
 	defer unix.Flock(int(c.lock.Fd()), unix.LOCK_SH)
 	if err := unix.Flock(int(c.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("cannot prune cache %s: another process is using it (%w)", c.dir, err)
+		return fmt.Errorf("cannot prune cache %s: another process is using it (%w)", c.dir, err)
 	}
+	return do()
+}
+
+func (c *Cache) prune(p Prune, now time.Time) ([]Usage, error) {
 	files, err := c.files()
 	if err != nil {
 		return nil, err

@@ -14,29 +14,53 @@ import (
 
 // Usage counts files of a store.
 type Usage struct {
-	Files int
-	Bytes int64
+	Files          int
+	Bytes          int64
+	Oldest, Newest time.Time // earliest and latest last use of a tree; zero without trees
 }
 
-func (u *Usage) add(size int64) {
+func (u *Usage) add(info fs.FileInfo) {
 	u.Files++
-	u.Bytes += size
+	u.Bytes += info.Size()
+}
+
+func (u *Usage) addTree(info fs.FileInfo) {
+	u.add(info)
+	used := info.ModTime()
+	if u.Oldest.IsZero() || used.Before(u.Oldest) {
+		u.Oldest = used
+	}
+	if used.After(u.Newest) {
+		u.Newest = used
+	}
 }
 
 // Usage says what the store holds.
 func (s *Store) Usage() (Usage, error) {
 	var u Usage
-	err := s.walk("", func(_ string, info fs.FileInfo) error {
-		u.add(info.Size())
+	err := s.walk("trees", func(_ string, info fs.FileInfo) error {
+		u.addTree(info)
 		return nil
 	})
+	for _, section := range []string{"blobs", "tmp"} {
+		err = errors.Join(err, s.walk(section, func(_ string, info fs.FileInfo) error {
+			u.add(info)
+			return nil
+		}))
+	}
 	return u, err
 }
 
 // Prune removes trees that nobody loaded or saved since before, then every content that no remaining tree names, and work
 // that was left behind. It returns what it removed. Nobody may use the store meanwhile.
-func (s *Store) Prune(ctx context.Context, before time.Time) (Usage, error) {
+//
+// A dry run removes nothing and tells what it would remove.
+func (s *Store) Prune(ctx context.Context, before time.Time, dryRun bool) (Usage, error) {
 	var removed Usage
+	remove := os.Remove
+	if dryRun {
+		remove = func(string) error { return nil }
+	}
 	named := map[string]bool{}
 	err := s.walk("trees", func(name string, info fs.FileInfo) error {
 		if err := ctx.Err(); err != nil {
@@ -54,20 +78,20 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (Usage, error) {
 		if _, err := images.ParseDigest("sha256:" + digits); err != nil {
 			return nil // not ours
 		}
-		removed.add(info.Size())
-		return os.Remove(name)
+		removed.addTree(info)
+		return remove(name)
 	})
 	if err == nil {
 		err = s.walk("blobs", func(name string, info fs.FileInfo) error {
 			if named[name] {
 				return ctx.Err()
 			}
-			removed.add(info.Size())
-			return errors.Join(ctx.Err(), os.Remove(name))
+			removed.add(info)
+			return errors.Join(ctx.Err(), remove(name))
 		})
 	}
 	if err == nil {
-		err = s.clearWork(&removed)
+		err = s.clearWork(&removed, dryRun)
 	}
 	if err != nil {
 		return removed, fmt.Errorf("cannot prune the tree store: %w", err)
@@ -76,12 +100,12 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (Usage, error) {
 }
 
 // clearWork removes what builds that were killed left in tmp.
-func (s *Store) clearWork(removed *Usage) error {
+func (s *Store) clearWork(removed *Usage, dryRun bool) error {
 	dir := filepath.Join(s.dir, "tmp")
 	if err := s.walk("tmp", func(_ string, info fs.FileInfo) error {
-		removed.add(info.Size())
+		removed.add(info)
 		return nil
-	}); err != nil {
+	}); err != nil || dryRun {
 		return err
 	}
 	return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755))

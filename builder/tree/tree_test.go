@@ -338,7 +338,14 @@ func TestPrune(t *testing.T) {
 	if _, err := s.Scratch("left-"); err != nil {
 		t.Fatal(err)
 	}
-	removed, err := s.Prune(ctx, time.Now().Add(-time.Minute))
+	would, err := s.Prune(ctx, time.Now().Add(-time.Minute), true)
+	if u, _ := s.Usage(); err != nil || u.Files != 6 {
+		t.Errorf("a dry run leaves %d files, %v; want all 6", u.Files, err)
+	}
+	removed, err := s.Prune(ctx, time.Now().Add(-time.Minute), false)
+	if removed != would {
+		t.Errorf("Prune removed %v, a dry run promised %v", removed, would)
+	}
 	if err != nil || removed.Files != 3 {
 		t.Errorf("Prune removed %d files, %v; want the old tree, its content and the unnamed one", removed.Files, err)
 	}
