@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ func Update() *cobra.Command {
 		if err := updateTable(u).Print(c.OutOrStdout(), *startFormat); err != nil {
 			return err
 		}
-		if wait && (u.State != api.Done || u.Reason != "") {
+		if wait && !everyHost(u) {
 			return fmt.Errorf("update %s is %s: %s", u.ID, u.State, u.Reason)
 		}
 		return nil
@@ -67,6 +68,11 @@ func Update() *cobra.Command {
 		return steerUpdate(c, args, "table", (*client.Client).AbortUpdate)
 	}
 	return Noun("update", "Roll releases out over the air", start, status, resume, abort)
+}
+
+// everyHost reports whether an update has reached every host it was meant for.
+func everyHost(u *api.Update) bool {
+	return u.State == api.Done && !slices.ContainsFunc(u.Hosts, func(h api.HostUpdate) bool { return h.State != "done" })
 }
 
 func steerUpdate(c *cobra.Command, args []string, format string, do func(*client.Client, context.Context, string) (*api.Update, error)) error {

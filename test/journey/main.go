@@ -17,16 +17,17 @@ import (
 func main() {
 	roost := flag.String("roost", "out/roost", "the roost command")
 	dir := flag.String("dir", "out/journey", "work directory; must not exist")
+	short := flag.Bool("short", false, "let each bad release meet one machine only")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := walk(ctx, *roost, *dir); err != nil {
+	if err := walk(ctx, *roost, *dir, *short); err != nil {
 		fmt.Fprintln(os.Stderr, "journey:", err)
 		os.Exit(1)
 	}
 }
 
-func walk(ctx context.Context, roost, dir string) error {
+func walk(ctx context.Context, roost, dir string, short bool) error {
 	roost, err := filepath.Abs(roost)
 	if err != nil {
 		return err
@@ -41,6 +42,6 @@ func walk(ctx context.Context, roost, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	j := &vm.Journey{Roost: roost, Recipes: filepath.Join("test", "vm", "testdata"), Dir: dir, Out: os.Stdout, Lab: "journey"}
+	j := &vm.Journey{Roost: roost, Recipes: filepath.Join("test", "vm", "testdata"), Dir: dir, Out: os.Stdout, Lab: "journey", Short: short}
 	return j.Run(ctx)
 }

@@ -26,7 +26,7 @@ func TestJourney(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build roost: %v\n%s", err, out)
 	}
-	j := &Journey{Roost: roost, Recipes: "testdata", Dir: filepath.Join(dir, "journey"), Out: testWriter{t}, Lab: "tjourney"}
+	j := &Journey{Roost: roost, Recipes: "testdata", Dir: filepath.Join(dir, "journey"), Out: testWriter{t}, Lab: "tjourney", Short: os.Getenv("ROOST_TEST_SOAK") == ""}
 	if err := os.Mkdir(j.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -202,7 +202,7 @@ func (j *Journey) publish(ctx context.Context, n string) error {
 }
 
 func (j *Journey) failedGate(ctx context.Context) error {
-	return j.broken(ctx, "3", []string{"worker-0", "controller-0"}, func(f *api.Failure) error {
+	return j.broken(ctx, "3", j.victims(), func(f *api.Failure) error {
 		if f.Gate != "ssh" || len(f.Log) == 0 {
 			return fmt.Errorf("want gate %q and log lines as evidence, got gate %q and %d lines", "ssh", f.Gate, len(f.Log))
 		}
@@ -211,7 +211,7 @@ func (j *Journey) failedGate(ctx context.Context) error {
 }
 
 func (j *Journey) panicLate(ctx context.Context) error {
-	return j.broken(ctx, "4", []string{"worker-0", "controller-0"}, func(f *api.Failure) error {
+	return j.broken(ctx, "4", j.victims(), func(f *api.Failure) error {
 		if !slices.ContainsFunc(f.Log, func(line string) bool { return strings.Contains(line, "sysrq") || strings.Contains(line, "panic") }) {
 			return fmt.Errorf("want the panic in the evidence, got %q", f.Log)
 		}
