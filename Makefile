@@ -1,6 +1,6 @@
 # Targets are few words; logic is in Go. GO, TAGS and the like come from the environment.
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E env PATH="$$PATH",)
-HOST := qemu-system-x86 qemu-utils ovmf erofs-utils cryptsetup-bin sbsigntool gdisk dosfstools mtools efitools e2fsprogs iproute2 dnsmasq-base xorriso zstd
+HOST := qemu-system-x86 qemu-utils ovmf systemd-boot-efi erofs-utils cryptsetup-bin sbsigntool gdisk dosfstools mtools efitools e2fsprogs iproute2 dnsmasq-base xorriso xz-utils zstd gpgv dbus
 BENCH := mmdebstrap kea-dhcp4-server kea-admin atftpd nginx-light dnsmasq-base systemd-container
 
 .PHONY: run test lint bench soak build host host-bench

@@ -116,7 +116,6 @@ type machine struct {
 	engine   *engine
 	console  strings.Builder
 	mu       sync.Mutex // guards console
-	down     chan struct{}
 	identity *trust.Identity
 }
 

@@ -316,7 +316,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte(`{"schema":1}`), []byte{1}, "")
 	f.Fuzz(func(t *testing.T, document, signature []byte, chain string) {
 		if _, err := trust.Open(&api.Grant{Document: document, Signature: signature, Chain: chain}, trust.Expect{Root: "x"}); err == nil {
-			t.Error(fmt.Sprintf("accepted %q", document))
+			t.Errorf("accepted %q", document)
 		}
 	})
 }

@@ -219,7 +219,7 @@ func (a *assembly) addSysuser(d *tree.Draft, s sysuser) error {
 	if s.kind == "g" {
 		return a.addAccount(d, file, s.name, int(n), fmt.Sprintf("%s:*:%d:", s.name, n))
 	}
-	gid := uint32(n)
+	var gid uint32
 	if hasGroup {
 		if gid, err = a.number(d, "/etc/group", group); err != nil {
 			return err

@@ -38,7 +38,7 @@ func checkVersion(s string) error {
 		return fmt.Errorf("the upstream part does not start with a digit")
 	}
 	if i := strings.IndexFunc(upstream, func(r rune) bool { return !isVersionRune(r, ".-+~:") }); i >= 0 {
-		return fmt.Errorf("character %q is not one of A-Z a-z 0-9 . - + ~ :", upstream[i])
+		return fmt.Errorf("character %q is not a letter, a digit or one of .-+~: of ASCII", upstream[i])
 	}
 	if i := strings.IndexFunc(revision, func(r rune) bool { return !isVersionRune(r, ".+~") }); i >= 0 {
 		return fmt.Errorf("character %q in the revision is not one of A-Z a-z 0-9 . + ~", revision[i])
