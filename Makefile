@@ -1,9 +1,8 @@
 # Targets are few words; logic is in Go. GO, TAGS and the like come from the environment.
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E env PATH="$$PATH",)
 HOST := qemu-system-x86 qemu-utils ovmf systemd-boot-efi erofs-utils cryptsetup-bin sbsigntool gdisk dosfstools mtools efitools e2fsprogs iproute2 dnsmasq-base xorriso xz-utils zstd gpgv dbus
-BENCH := mmdebstrap kea-dhcp4-server kea-admin atftpd nginx-light dnsmasq-base systemd-container
 
-.PHONY: run test lint bench soak build host host-bench
+.PHONY: run test lint soak build host
 
 build:
 	go build -o out/roost .
@@ -22,14 +21,10 @@ lint:
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	go test ./test
 
-bench: host host-bench build
-	$(ROOT) go run ./test/bench
-
 soak: host
 	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_VM=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v ./test/... ./builder/lock
 
-# host and host-bench install what this computer lacks, from Debian.
-host host-bench: PACKAGES = $(if $(filter host,$@),$(HOST),$(BENCH))
-host host-bench:
-	@dpkg-query -W -f='$${db:Status-Abbrev}\n' $(PACKAGES) 2>/dev/null | grep -c '^ii' | grep -qx $(words $(PACKAGES)) || \
-	 { $(ROOT) apt-get update -q && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(PACKAGES); }
+# host installs what this computer lacks, from Debian.
+host:
+	@dpkg-query -W -f='$${db:Status-Abbrev}\n' $(HOST) 2>/dev/null | grep -c '^ii' | grep -qx $(words $(HOST)) || \
+	 { $(ROOT) apt-get update -q && $(ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(HOST); }

@@ -600,7 +600,7 @@ func verifyRelease(c *cobra.Command, r *depot.Release, keyFile, certFile string)
 func pxeCommand() *cobra.Command {
 	var server appliance.BootServer
 	var interfaces []string
-	var mode, addresses, router, which, seedFile, rootKey, state string
+	var mode, addresses, router, which, seedFile, rootKey, state, ipxe string
 	serve := &cobra.Command{
 		Use: "serve", Short: "Offer a release to machines that boot from the network; with --seed, make a site's first controller", Args: command.Exact(0),
 		Long: "Offer a release to machines that boot from the network: UEFI PXE and UEFI HTTP boot, straight into the signed kernel image.\n" +
@@ -611,6 +611,11 @@ func pxeCommand() *cobra.Command {
 				server.Release = r.Manifest.Digest
 				if server.PXE.Interfaces, err = bootInterfaces(interfaces, mode, addresses, router); err != nil {
 					return err
+				}
+				if ipxe != "" {
+					if server.PXE.IPXE, err = os.ReadFile(ipxe); err != nil {
+						return fmt.Errorf("cannot read iPXE: %w", err)
+					}
 				}
 				if seedFile != "" {
 					if server.Seed, err = readSeed(seedFile, rootKey, state); err != nil {
@@ -634,6 +639,7 @@ func pxeCommand() *cobra.Command {
 	f.StringVar(&router, "router", "", "with dhcp, default gateway of the machines")
 	f.StringVar(&server.Depot, "depot", "out/depot", "OCI layout directory that holds the release")
 	f.StringVar(&which, "release", "", "which release of the depot: digest, version or NAME:VERSION; the newest when empty")
+	f.StringVar(&ipxe, "ipxe", "", "undionly.kpxe, to let BIOS machines be discovered; Debian's package ipxe has it")
 	f.StringVar(&seedFile, "seed", "", "site.yaml of the site whose first controller is to be made")
 	f.StringVar(&rootKey, "root-key", "", "the site's root key; root.key beside site.yaml when empty")
 	f.StringVar(&state, "state", "", "directory that remembers leases and the admitted machine; seed beside site.yaml when empty")
@@ -709,6 +715,9 @@ func printBoot(w io.Writer) func(pxe.Event) {
 		}
 		if e.Reason != "" {
 			line += "  " + e.Reason
+		}
+		if e.Kind == pxe.ForeignDHCP {
+			line = fmt.Sprintf("%s  warning: another DHCP server, %s, answers on %s; serve with --mode proxy beside it", e.Time.Format(time.TimeOnly), e.Foreign.Server, e.Client.Interface)
 		}
 		fmt.Fprintln(w, line)
 	}
