@@ -86,9 +86,12 @@ func hostMirror(t *testing.T) string {
 		if err != nil {
 			continue // sources.list.d itself
 		}
-		for _, word := range strings.Fields(string(data)) {
-			if u, err := url.Parse(word); err == nil && strings.HasSuffix(strings.TrimSuffix(u.Path, "/"), "/debian") && u.Host != "" && u.Host != "snapshot.debian.org" {
-				return strings.TrimSuffix(word, "/")
+		for line := range strings.Lines(string(data)) {
+			line, _, _ = strings.Cut(line, "#")
+			for _, word := range strings.Fields(line) {
+				if u, err := url.Parse(word); err == nil && strings.HasSuffix(strings.TrimSuffix(u.Path, "/"), "/debian") && u.Host != "" {
+					return strings.TrimSuffix(word, "/")
+				}
 			}
 		}
 	}
