@@ -272,3 +272,58 @@ func FuzzDecodeRelease(f *testing.F) {
 		}
 	})
 }
+
+func TestTemplate(t *testing.T) {
+	values := map[string]string{"hostname": "edge-1", "address": "10.0.0.1"}
+	for _, test := range []struct{ text, want, fault string }{
+		{text: "", want: ""},
+		{text: "no values }} { {", want: "no values }} { {"},
+		{text: "{{hostname}}:{{address}}\n{{hostname}}", want: "edge-1:10.0.0.1\nedge-1"},
+		{text: "{{host}}", fault: "no value"},
+		{text: "{{hostname", fault: "without"},
+		{text: "{{{hostname}}", fault: "no value"},
+	} {
+		template, err := images.ParseTemplate(test.text)
+		if test.fault != "" {
+			if err == nil || !strings.Contains(err.Error(), test.fault) {
+				t.Errorf("%q: %v, want %s", test.text, err, test.fault)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%q: %v", test.text, err)
+		}
+		if got, err := template.Expand(values); err != nil || got != test.want {
+			t.Errorf("%q became %q, %v", test.text, got, err)
+		}
+	}
+	template, err := images.ParseTemplate("name={{hostname}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "a\nb", "a b", "a\"", "a'", "a=b", "a$b", "a#", "ü", "a\x00"} {
+		if got, err := template.Expand(map[string]string{"hostname": bad}); err == nil {
+			t.Errorf("value %q became %q", bad, got)
+		}
+	}
+}
+
+// FuzzTemplate: whatever a template is, its texts stay and its values come in whole.
+func FuzzTemplate(f *testing.F) {
+	f.Add("a {{hostname}} b {{address}}", "h")
+	f.Add("{{{{hostname}}}}", "x")
+	f.Fuzz(func(t *testing.T, text, value string) {
+		template, err := images.ParseTemplate(text)
+		if err != nil {
+			return
+		}
+		got, err := template.Expand(map[string]string{"hostname": value, "address": value})
+		if err != nil {
+			return
+		}
+		want := strings.ReplaceAll(strings.ReplaceAll(text, "{{hostname}}", value), "{{address}}", value)
+		if !strings.Contains(value, "{") && got != want {
+			t.Errorf("%q with %q became %q, want %q", text, value, got, want)
+		}
+	})
+}

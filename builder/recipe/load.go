@@ -102,6 +102,9 @@ func (w *walk) file(name string, from Position, chain []string) {
 	for i := range p.Programs {
 		w.program(d, name, &p.Programs[i])
 	}
+	for i := range p.Containers {
+		w.container(d, name, &p.Containers[i])
+	}
 	if p.Update.RollbackFloor != "" {
 		w.updateAt = p.updateAt
 	}
@@ -137,6 +140,36 @@ func (w *walk) program(d *decoder, name string, p *Program) {
 	case !path.IsAbs(p.Directory):
 		p.Directory = w.relative(beside(name, p.Directory))
 	}
+}
+
+// container makes the place of c relative to the top recipe, and reads the key that must have signed it.
+func (w *walk) container(d *decoder, name string, c *Container) {
+	if kind, place, ok := strings.Cut(c.From, ":"); ok && kind != "docker" {
+		dir, tag, tagged := strings.Cut(place, ":")
+		if strings.HasPrefix(name, Shipped) {
+			d.faultAt(c.At, "a shipped recipe cannot take an image from a directory", "write docker://HOST/NAME:TAG")
+			return
+		}
+		if !path.IsAbs(dir) {
+			dir = w.relative(beside(name, dir))
+		}
+		c.From = kind + ":" + dir
+		if tagged {
+			c.From += ":" + tag
+		}
+	}
+	if c.key == "" {
+		return
+	}
+	key, err := w.loader.read(beside(name, c.key))
+	if err == nil && key == nil {
+		err = errors.New("it is a directory")
+	}
+	if err != nil {
+		d.faultAt(c.At, fmt.Sprintf("cannot read key %s: %v", c.key, plainCause(err)), "paths are relative to the file that names them")
+		return
+	}
+	c.SignedBy = key
 }
 
 // relative names a file as seen from the top recipe's directory.

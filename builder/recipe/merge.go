@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"roost/images"
@@ -28,6 +29,13 @@ func (r *Recipe) merge(up *part, layer string) {
 	r.Users = keyed(r.Users, up.Users, func(u User) string { return u.Name })
 	r.Sysctl = keyed(r.Sysctl, up.Sysctl, func(s Setting) string { return s.Key })
 	r.Programs = keyed(r.Programs, up.Programs, func(p Program) string { return p.Name })
+	r.Containers = keyed(r.Containers, up.Containers, func(c Container) string { return c.Name })
+	for _, c := range up.Components {
+		c.Layer = layer
+		r.Components = append(r.Components, c)
+	}
+	r.State = keyed(r.State, up.State, func(s State) string { return s.Path })
+	r.Ports = keyed(r.Ports, up.Ports, func(p Port) string { return fmt.Sprint(p.Number, p.Protocol) })
 	r.Gates = keyed(r.Gates, up.Gates, func(g images.Gate) string { return g.Name })
 	over(&r.Slot.Root, up.Slot.Root)
 	over(&r.Slot.Verity, up.Slot.Verity)
@@ -122,6 +130,10 @@ func (r *Recipe) finish() {
 	fallback(&r.Update.Tries, 2)
 	fallback(&r.Update.GateSeconds, 300)
 	slices.SortFunc(r.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
+	slices.SortFunc(r.State, func(a, b State) int { return cmp.Compare(a.Path, b.Path) })
+	slices.SortFunc(r.Ports, func(a, b Port) int {
+		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol))
+	})
 	slices.SortFunc(r.Units.Define, func(a, b UnitFile) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(r.Sysctl, func(a, b Setting) int { return cmp.Compare(a.Key, b.Key) })
 	slices.SortFunc(r.Exclude, func(a, b Exclusion) int { return cmp.Compare(a.Name, b.Name) })

@@ -79,7 +79,11 @@ func (d *decoder) read(n *yaml.Node, p *part) {
 		field{"groups", func(n *yaml.Node) { p.Groups = d.groups(n) }},
 		field{"users", func(n *yaml.Node) { p.Users = d.users(n) }},
 		field{"sysctl", func(n *yaml.Node) { p.Sysctl = d.sysctl(n) }},
+		field{"component", func(n *yaml.Node) { p.Components = d.component(n) }},
 		field{"programs", func(n *yaml.Node) { p.Programs = d.programs(n) }},
+		field{"oci", func(n *yaml.Node) { p.Containers = d.containers(n) }},
+		field{"state", func(n *yaml.Node) { p.State = d.state(n) }},
+		field{"ports", func(n *yaml.Node) { p.Ports = d.ports(n) }},
 		field{"gates", func(n *yaml.Node) { p.Gates = d.gates(n) }},
 		field{"slot", func(n *yaml.Node) { d.slot(n, &p.Slot) }},
 		field{"needs", func(n *yaml.Node) {

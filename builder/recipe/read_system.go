@@ -20,6 +20,7 @@ func (d *decoder) files(n *yaml.Node) (list []fileSource) {
 			field{"mode", func(n *yaml.Node) { f.Mode, f.mode = d.mode(n) }},
 			field{"owner", func(n *yaml.Node) { f.Owner, f.Group = d.owner(n) }},
 			field{"content", func(n *yaml.Node) { s, _ := d.text(n, "content"); f.Content = []byte(s) }},
+			field{"template", func(n *yaml.Node) { f.Content, f.Template = d.template(n), true }},
 			field{"source", func(n *yaml.Node) { f.source, _ = d.text(n, "source") }},
 			field{"link", func(n *yaml.Node) { f.Link = d.link(n) }},
 			field{"directory", func(n *yaml.Node) {
@@ -32,13 +33,17 @@ func (d *decoder) files(n *yaml.Node) (list []fileSource) {
 			return
 		}
 		var kinds []string
-		for _, kind := range []string{"content", "source", "link", "directory"} {
+		for _, kind := range []string{"content", "template", "source", "link", "directory"} {
 			if seen[kind] != nil {
 				kinds = append(kinds, kind)
 			}
 		}
 		if len(kinds) != 1 {
-			d.fault(n, fmt.Sprintf("file %s has %d of content, source, link, directory", f.Path, len(kinds)), "give exactly one")
+			d.fault(n, fmt.Sprintf("file %s has %d of content, template, source, link, directory", f.Path, len(kinds)), "give exactly one")
+			return
+		}
+		if f.Template && !strings.HasPrefix(f.Path, "/etc/") {
+			d.fault(n, fmt.Sprintf("template %s is outside /etc, which alone can be written", f.Path), "write a path in /etc")
 			return
 		}
 		if seen["link"] != nil && seen["mode"] != nil {
@@ -51,6 +56,18 @@ func (d *decoder) files(n *yaml.Node) (list []fileSource) {
 		list = append(list, f)
 	})
 	return list
+}
+
+// template reads a text with site values in it.
+func (d *decoder) template(n *yaml.Node) []byte {
+	s, ok := d.text(n, "template")
+	if !ok {
+		return nil
+	}
+	if _, err := images.ParseTemplate(s); err != nil {
+		d.fault(n, err.Error(), "write {{name}} with one of "+strings.Join(images.TemplateNames(), ", "))
+	}
+	return []byte(s)
 }
 
 func defaultMode(directory bool) uint32 {
@@ -232,25 +249,6 @@ func (d *decoder) sysctl(n *yaml.Node) (list []Setting) {
 		}
 		if ok {
 			list = append(list, Setting{Key: key, Value: s, At: d.at(k)})
-		}
-	})
-	return list
-}
-
-func (d *decoder) programs(n *yaml.Node) (list []Program) {
-	once := d.once("program")
-	d.list(n, "programs", func(n *yaml.Node) {
-		p := Program{At: d.at(n)}
-		seen := d.mapping(n, "program",
-			field{"name", func(n *yaml.Node) { p.Name, _ = d.word(n, "program name", namePattern, "at most 32 of a-z 0-9 -") }},
-			field{"directory", func(n *yaml.Node) { p.Directory, _ = d.text(n, "directory") }},
-			field{"package", func(n *yaml.Node) {
-				p.Package, _ = d.word(n, "Go package", goPackagePattern, "its path in the module, like \"./cmd/agent\"")
-			}},
-			field{"target", func(n *yaml.Node) { p.Target = d.imagePath(n, "target") }},
-		)
-		if d.need(n, seen, "program", "name", "package", "target") && once(n, p.Name) {
-			list = append(list, p)
 		}
 	})
 	return list

@@ -20,18 +20,22 @@ type Recipe struct {
 	Exclude  []Exclusion `json:"exclude,omitempty"`
 	Provided []Provision `json:"provided,omitempty"`
 
-	Kernel   Kernel        `json:"kernel"`
-	Remove   []Rule        `json:"remove,omitempty"` // default: keep
-	Files    []File        `json:"files,omitempty"`  // by path
-	Units    Units         `json:"units"`
-	Groups   []Group       `json:"groups,omitempty"`
-	Users    []User        `json:"users,omitempty"`
-	Sysctl   []Setting     `json:"sysctl,omitempty"` // by key
-	Programs []Program     `json:"programs,omitempty"`
-	Gates    []images.Gate `json:"gates,omitempty"`
-	Slot     Slot          `json:"slot"`
-	Needs    Needs         `json:"needs"`
-	Update   Update        `json:"update"`
+	Kernel     Kernel        `json:"kernel"`
+	Remove     []Rule        `json:"remove,omitempty"` // default: keep
+	Files      []File        `json:"files,omitempty"`  // by path
+	Units      Units         `json:"units"`
+	Groups     []Group       `json:"groups,omitempty"`
+	Users      []User        `json:"users,omitempty"`
+	Sysctl     []Setting     `json:"sysctl,omitempty"` // by key
+	Programs   []Program     `json:"programs,omitempty"`
+	Containers []Container   `json:"containers,omitempty"`
+	Components []Component   `json:"components,omitempty"`
+	State      []State       `json:"state,omitempty"` // by path
+	Ports      []Port        `json:"ports,omitempty"` // by number
+	Gates      []images.Gate `json:"gates,omitempty"`
+	Slot       Slot          `json:"slot"`
+	Needs      Needs         `json:"needs"`
+	Update     Update        `json:"update"`
 
 	source string // the top file as the user named it
 }
@@ -105,6 +109,7 @@ type File struct {
 	Content   []byte   `json:"content,omitempty"`
 	Link      string   `json:"link,omitempty"` // target of a symbolic link
 	Directory bool     `json:"directory,omitempty"`
+	Template  bool     `json:"template,omitempty"` // Content has site values in it (images.Template); the machine writes Path at boot
 	At        Position `json:"-"`
 }
 
@@ -149,15 +154,6 @@ type Setting struct {
 	At    Position `json:"-"`
 }
 
-// Program is a Go program built into the image.
-type Program struct {
-	Name      string   `json:"name"`
-	Directory string   `json:"directory,omitempty"` // of the Go module, relative to the recipe file; "" is Roost's own module
-	Package   string   `json:"package"`             // "./appliance/roostd"
-	Target    string   `json:"target"`              // path in the image
-	At        Position `json:"-"`
-}
-
 // Slot holds partition sizes.
 type Slot struct {
 	Root   Size `json:"root"`
@@ -193,7 +189,29 @@ func (r *Recipe) WantsDigest() images.Digest {
 		Provided     []Provision
 		Flavour      string
 		Kernel       string
-	}{r.Name, r.Architecture, r.Base, r.Layers, r.Packages, r.Pins, r.Exclude, r.Provided, r.Kernel.Flavour, r.Kernel.Version})
+		Programs     []Program   `json:",omitempty"`
+		Containers   []Container `json:",omitempty"`
+	}{r.Name, r.Architecture, r.Base, r.Layers, r.Packages, r.Pins, r.Exclude, r.Provided, r.Kernel.Flavour, r.Kernel.Version, r.published(), r.pulled()})
+}
+
+// published returns what of programs decides which modules they need.
+func (r *Recipe) published() (list []Program) {
+	for _, p := range r.Programs {
+		if len(p.Modules) > 0 {
+			list = append(list, Program{Name: p.Name, Modules: p.Modules, Package: p.Package, Commands: p.Commands, Main: p.Main})
+		}
+	}
+	return list
+}
+
+// pulled returns what of containers decides what is fetched.
+func (r *Recipe) pulled() (list []Container) {
+	for _, c := range r.Containers {
+		if c.From != "" {
+			list = append(list, Container{Name: c.Name, From: c.From, SignedBy: c.SignedBy})
+		}
+	}
+	return list
 }
 
 // digest hashes the JSON of v, which is canonical: struct order is fixed, and recipes hold no maps and no floats.

@@ -37,15 +37,79 @@ func TestDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, text, _ := strings.Cut(string(doc), "// # Fields\n//\n")
-	text, _, _ = strings.Cut(text, "//\n// In patterns")
+	text, _, _ = strings.Cut(text, "//\n// A template has")
 	text = strings.ReplaceAll(strings.TrimPrefix(text, "//\t"), "\n//\t", "\n")
 	r := load(t, map[string]string{
 		"recipe.yaml":          strings.Replace(text, "{package: podman, suite: trixie-backports}", "{package: podman, suite: trixie}", 1),
 		"files/roost/a":        "A",
 		"files/roost/bin/b.sh": "B",
+		"keys/vendor.pub":      "K",
 	})
-	if r.Name != "edge" || len(r.Programs) != 2 || len(r.Files) != 7 || r.Slot.Root != 8*GiB || r.Kernel.Flavour != "standard" {
+	if r.Name != "edge" || len(r.Programs) != 4 || len(r.Containers) != 4 || len(r.Files) != 8 || r.Slot.Root != 8*GiB || r.Kernel.Flavour != "standard" {
 		t.Errorf("read as %+v", r)
+	}
+}
+
+// TestComponents reads what a component declares, and what of it a lock depends on.
+func TestComponents(t *testing.T) {
+	files := map[string]string{"recipe.yaml": minimal + "include: [parts/tool.yaml]\n", "parts/tool.pub": "K", "parts/tool.yaml": `
+component: {name: tool, of: tool}
+packages: [socat]
+programs:
+  - {name: tool, modules: [{path: a.org/m, version: v1.0.0, nested: v0.1.0}], commands: [a.org/m/cmd/x, a.org/m/y], stamps: {a.org/m.V: v1}, target: /usr/sbin/tool}
+  - {name: pause, main: "package main\nfunc main() {}\n"}
+oci:
+  - {name: "r.local/pause:1", program: pause, user: "1:2"}
+  - {name: "r.local/own:1", from: "oci:own:1"}
+  - {name: "r.local/far:1", from: "docker://far.org/f:1", signedBy: tool.pub}
+state:
+  - {path: /var/lib/tool, mode: 0700, owner: tool, rollback: drop}
+ports:
+  - {port: 80, unit: tool.service}
+files:
+  - {path: /etc/tool, template: "{{hostname}}"}
+`}
+	r := load(t, files)
+	if len(r.Components) != 1 || r.Components[0].Layer != "parts/tool.yaml" || r.Components[0].Of != "tool" {
+		t.Errorf("components: %+v", r.Components)
+	}
+	if got := r.Programs[0].Links(); !reflect.DeepEqual(got, []string{"/usr/sbin/x", "/usr/sbin/y"}) {
+		t.Errorf("links: %v", got)
+	}
+	if got := r.Containers; got[0].User != "1:2" || got[1].From != "oci:parts/own:1" || string(got[2].SignedBy) != "K" {
+		t.Errorf("containers: %+v", got)
+	}
+	if s := r.State[0]; s.Mode != 0o700 || s.Group != "tool" || s.Rollback != RollbackDrop {
+		t.Errorf("state: %+v", s)
+	}
+	if p := r.Ports[0]; p.Number != 80 || p.Protocol != "tcp" || p.Unit != "tool.service" {
+		t.Errorf("port: %+v", p)
+	}
+	if !r.Files[0].Template || string(r.Files[0].Content) != "{{hostname}}" {
+		t.Errorf("file: %+v", r.Files[0])
+	}
+	for _, test := range []struct {
+		old, new     string
+		wants, whole bool // which digest must change
+	}{
+		{"v1.0.0", "v1.0.1", true, true},
+		{"v0.1.0", "v0.1.1", true, true},
+		{"a.org/m/y", "a.org/m/z", true, true},
+		{"oci:own:1", "oci:own:2", true, true},
+		{"a.org/m.V: v1", "a.org/m.V: v2", false, true},
+		{"rollback: drop", "rollback: keep", false, true},
+		{"port: 80", "port: 81", false, true},
+		{"\"1:2\"", "\"1:3\"", false, true},
+		{"{{hostname}}", "{{address}}", false, true},
+	} {
+		changed := map[string]string{}
+		for name, text := range files {
+			changed[name] = strings.Replace(text, test.old, test.new, 1)
+		}
+		next := load(t, changed)
+		if wants, whole := next.WantsDigest() != r.WantsDigest(), next.Digest() != r.Digest(); wants != test.wants || whole != test.whole {
+			t.Errorf("%s for %s: wants changed %v, recipe changed %v", test.new, test.old, wants, whole)
+		}
 	}
 }
 

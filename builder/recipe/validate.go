@@ -31,6 +31,40 @@ func (r *Recipe) validate(d *decoder, top Position, updateAt Position) {
 	r.validatePackages(d)
 	r.validateAccounts(d)
 	r.validatePaths(d)
+	r.validateComponents(d)
+}
+
+// validateComponents checks what components and container images refer to.
+func (r *Recipe) validateComponents(d *decoder) {
+	var programs, packages []string
+	held := map[string]bool{}
+	for _, p := range r.Programs {
+		programs = append(programs, p.Name)
+	}
+	for _, p := range r.Packages {
+		packages = append(packages, p.Name)
+	}
+	for _, c := range r.Containers {
+		held[c.Program] = true
+		if c.Program != "" && !slices.Contains(programs, c.Program) {
+			d.faultAt(c.At, fmt.Sprintf("%q is no program of this recipe", c.Program), didYouMean(c.Program, programs))
+		}
+	}
+	for _, p := range r.Programs {
+		if p.Target == "" && !held[p.Name] {
+			d.faultAt(p.At, fmt.Sprintf("program %s is neither in the image nor in a container image", p.Name), "add \"target: …\", or name it under oci")
+		}
+	}
+	named := map[string]Position{}
+	for _, c := range r.Components {
+		if at, twice := named[c.Name]; twice {
+			d.faultAt(c.At, fmt.Sprintf("component %s is also at %s", c.Name, at), "give each its own name")
+		}
+		named[c.Name] = c.At
+		if c.Of != "" && !slices.Contains(programs, c.Of) && !slices.Contains(packages, c.Of) {
+			d.faultAt(c.At, fmt.Sprintf("%q is neither a program nor a package of this recipe", c.Of), didYouMean(c.Of, slices.Concat(programs, packages)))
+		}
+	}
 }
 
 // verityFor returns the room, in whole MiB, that the SHA-256 tree and superblock of a root of that size take in
@@ -111,7 +145,12 @@ func (r *Recipe) validatePaths(d *decoder) {
 		add("/usr/lib/systemd/system/"+u.Name, claim{"unit " + u.Name, true, u.At})
 	}
 	for _, p := range r.Programs {
-		add(p.Target, claim{"program " + p.Name, true, p.At})
+		if p.Target != "" {
+			add(p.Target, claim{"program " + p.Name, true, p.At})
+		}
+		for _, link := range p.Links() {
+			add(link, claim{"a command of program " + p.Name, true, p.At})
+		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(claims)) {
 		for dir := path.Dir(p); dir != "/"; dir = path.Dir(dir) {
