@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -114,6 +115,45 @@ func TestRender(t *testing.T) {
 		if string(name) != test.hostname || !strings.Contains(string(network), test.dhcp) {
 			t.Errorf("%s: host name %q, network %q", test.name, name, network)
 		}
+	}
+}
+
+// TestRenderTemplates holds that files of components get this machine's values, and that one which lacks a value takes
+// nothing else with it.
+func TestRenderTemplates(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"etc/a/name": "I am {{hostname}}", "etc/address": "at {{address}}", "etc/future": "{{colour}}",
+	} {
+		path := filepath.Join(root, images.TemplatesPath, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o640)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var said strings.Builder
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	if err := Render(root, log); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(root, "etc/a/name")); string(got) != "I am roost" {
+		t.Errorf("wrote %q, %v", got, err)
+	}
+	for _, name := range []string{"/etc/address", "/etc/future"} {
+		if _, err := os.Stat(filepath.Join(root, name)); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(said.String(), name) {
+			t.Errorf("%s without its value: %v; said %s", name, err, said.String())
+		}
+	}
+	c := `{"schema":1,"hostname":"w1","interfaces":[{"mac":"52:54:00:00:00:01","addresses":["10.0.0.5/24"]}]}`
+	path := filepath.Join(root, stateDir, configFile)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(c), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Render(root, log); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(root, "etc/address"))
+	if got, _ := os.ReadFile(filepath.Join(root, "etc/address")); err != nil || string(got) != "at 10.0.0.5" || info.Mode().Perm() != 0o640 {
+		t.Errorf("wrote %q, %v, %v", got, info, err)
 	}
 }
 

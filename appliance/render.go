@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,9 +9,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 
 	"roost/appliance/api"
 	"roost/appliance/config"
+	"roost/images"
 )
 
 // Render writes the generated part of /etc from the last committed configuration below root, which is / on a machine. A
@@ -22,7 +26,7 @@ func Render(root string, log *slog.Logger) error {
 		log.Error("the committed configuration cannot be used; asking for addresses by DHCP", "error", err)
 		c = &api.Config{}
 	}
-	return writeConfig(root, c)
+	return errors.Join(writeConfig(root, c), writeTemplates(root, c, log))
 }
 
 func readConfig(path string) (*api.Config, error) {
@@ -55,4 +59,64 @@ func writeConfig(root string, c *api.Config) error {
 		}
 	}
 	return nil
+}
+
+// writeTemplates writes the files that components of the image declare with values of the machine in them. One whose
+// values this machine does not have yet is left out and said: what needs it will not start, all else does.
+func writeTemplates(root string, c *api.Config, log *slog.Logger) error {
+	values := map[string]string{"hostname": cmp.Or(c.Hostname, "roost")}
+	for _, i := range c.Interfaces {
+		if len(i.Addresses) > 0 && values["address"] == "" {
+			values["address"], _, _ = strings.Cut(i.Addresses[0], "/")
+		}
+	}
+	dir := filepath.Join(root, images.TemplatesPath)
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		target := strings.TrimPrefix(path, dir)
+		if err := writeTemplate(path, filepath.Join(root, target), values); err != nil {
+			log.Error("a file of the image is not written", "file", target, "error", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read templates: %w", err)
+	}
+	return nil
+}
+
+// writeTemplate writes one file with the owner and mode that its template has.
+func writeTemplate(from, to string, values map[string]string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	template, err := images.ParseTemplate(string(text))
+	if err != nil {
+		return err
+	}
+	filled, err := template.Expand(values)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(to, []byte(filled), info.Mode().Perm()); err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return errors.New("the file system tells no owner")
+	}
+	return errors.Join(os.Chmod(to, info.Mode().Perm()), os.Chown(to, int(owner.Uid), int(owner.Gid)))
 }

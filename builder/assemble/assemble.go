@@ -155,6 +155,7 @@ func (a *assembly) finishKey() (images.Digest, error) {
 			return "", err
 		}
 		parts = append(parts, p.Target, d)
+		parts = append(parts, p.Links...)
 	}
 	return keyOf(parts...), nil
 }

@@ -219,7 +219,9 @@ func TestBadEdits(t *testing.T) {
 		"bad sysusers line": {func(c *Config) {
 			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u a 1 \"open\n")}}
 		}, "quote is not closed"},
-		"missing program": {func(c *Config) { c.Programs = []Program{{"/usr/bin/x", "/nonexistent/x"}} }, "/nonexistent/x"},
+		"unknown owner of state": {func(c *Config) { c.Recipe.State = []recipe.State{{Path: "/var/lib/x", Owner: "ghost"}} }, "no ghost in /etc/passwd"},
+		"no such seed":           {func(c *Config) { c.Recipe.State = []recipe.State{{Path: "/var/lib/x", Seed: "/usr/none"}} }, "no directory of the image"},
+		"missing program":        {func(c *Config) { c.Programs = []Program{{Target: "/usr/bin/x", Path: "/nonexistent/x"}} }, "/nonexistent/x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{text("./usr/lib/systemd/system/static.service", "[Service]\nExecStart=/x\n")}})
@@ -228,6 +230,53 @@ func TestBadEdits(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestComponentEdits has what a component brings besides packages: commands of one program, files for the machine to write,
+// and state.
+func TestComponentEdits(t *testing.T) {
+	b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{folder("./var/lib/tool/", 0o755, 0, 0), folder("./usr/share/seed/", 0o755, 0, 0)}})
+	program := filepath.Join(t.TempDir(), "tool")
+	if err := os.WriteFile(program, []byte("tool"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.config.Programs = []Program{
+		{Target: "/usr/bin/tool", Path: program, Links: []string{"/usr/bin/a", "/usr/sbin/b"}},
+		{Target: "/usr/lib/roost/containers/x.tar", Path: program, Mode: 0o644},
+	}
+	r := b.config.Recipe
+	r.Groups = []recipe.Group{{Name: "tool", GID: 2000}}
+	r.Users = []recipe.User{{Name: "tool", UID: 2000, Group: "tool", Home: "/nonexistent", Shell: "/x"}}
+	r.Files = []recipe.File{{Path: "/etc/tool.conf", Mode: 0o640, Owner: "root", Group: "tool", Content: []byte("{{hostname}}"), Template: true}}
+	r.State = []recipe.State{
+		{Path: "/var/lib/tool", Mode: 0o700, Owner: "tool", Group: "tool"},
+		{Path: "/var/lib/web", Mode: 0o755, Owner: "root", Group: "root", Seed: "/usr/share/seed"},
+	}
+	result, err := Tree(context.Background(), b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{"/usr/bin/a": "tool", "/usr/sbin/b": "/usr/bin/tool"} {
+		if e, _ := result.Tree.Lookup(link); e.Target != target {
+			t.Errorf("%s is %+v, want a link to %s", link, e, target)
+		}
+	}
+	if e, _ := result.Tree.Lookup("/usr/lib/roost/containers/x.tar"); e.Mode != 0o644 {
+		t.Errorf("x.tar has mode %o", e.Mode)
+	}
+	if _, ok := result.Tree.Lookup("/etc/tool.conf"); ok {
+		t.Error("a template is where the machine writes its file")
+	}
+	if e, _ := result.Tree.Lookup("/usr/lib/roost/templates/etc/tool.conf"); e.Mode != 0o640 || e.GID != 2000 {
+		t.Errorf("the template is %+v", e)
+	}
+	const want = "d /var/lib/tool 0700 2000 2000 - -\nC /var/lib/web - - - - /usr/share/seed\nz /var/lib/web 0755 0 0 - -\n"
+	if got := b.read(result.Tree, "/usr/lib/tmpfiles.d/00-roost-state.conf"); !strings.HasSuffix(got, want) {
+		t.Errorf("state is made by:\n%s", got)
+	}
+	if got := b.read(result.Tree, "/usr/lib/tmpfiles.d/roost-var.conf"); strings.Contains(got, "/var/lib/tool") {
+		t.Errorf("a declared directory is also made as the package had it:\n%s", got)
 	}
 }
 

@@ -1,20 +1,25 @@
 package assemble
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 
 	"roost/builder/recipe"
 	"roost/builder/tree"
+	"roost/images"
 )
 
 // Program is a compiled program to put into the image.
 type Program struct {
-	Target string // path in the image
-	Path   string // file on the host
+	Target string   // path in the image
+	Path   string   // file on the host
+	Mode   uint32   // 0755 when zero
+	Links  []string // further paths of it, as symbolic links
 }
 
 // edit applies what the recipe says besides packages, in the order in which later parts may refer to earlier ones.
@@ -44,6 +49,9 @@ func (a *assembly) edit(t tree.Tree) (tree.Tree, error) {
 	if err := a.addSysusers(d); err != nil {
 		return tree.Tree{}, err
 	}
+	if err := a.addState(d); err != nil {
+		return tree.Tree{}, err
+	}
 	if err := a.setUnits(d); err != nil {
 		return tree.Tree{}, err
 	}
@@ -66,7 +74,49 @@ func (a *assembly) addProgram(d *tree.Draft, p Program) error {
 	if err != nil {
 		return err
 	}
-	return d.Put(tree.Entry{Path: p.Target, Type: tree.File, Mode: 0o755, Blob: blob, Size: size})
+	if err := d.Put(tree.Entry{Path: p.Target, Type: tree.File, Mode: cmp.Or(p.Mode, 0o755), Blob: blob, Size: size}); err != nil {
+		return err
+	}
+	for _, link := range p.Links {
+		target := p.Target
+		if path.Dir(link) == path.Dir(target) {
+			target = path.Base(target)
+		}
+		if err := putLink(d, link, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addState writes the tmpfiles.d(5) lines that make the recipe's directories of state. The name of the file comes before
+// those of packages, so that it is the recipe's word that counts.
+func (a *assembly) addState(d *tree.Draft) error {
+	if len(a.Recipe.State) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	b.WriteString("# Directories in which components keep their state. Made by the image builder.\n")
+	for _, s := range a.Recipe.State {
+		uid, err := a.number(d, "/etc/passwd", s.Owner)
+		if err != nil {
+			return fmt.Errorf("cannot declare state %s: %w", s.Path, err)
+		}
+		gid, err := a.number(d, "/etc/group", s.Group)
+		if err != nil {
+			return fmt.Errorf("cannot declare state %s: %w", s.Path, err)
+		}
+		if s.Seed != "" {
+			if e, ok := d.Lookup(s.Seed); !ok || e.Type != tree.Directory {
+				return fmt.Errorf("cannot declare state %s: its seed %s is no directory of the image", s.Path, s.Seed)
+			}
+			fmt.Fprintf(&b, "C %s - - - - %s\n", tmpfilesPath(s.Path), tmpfilesPath(s.Seed))
+			fmt.Fprintf(&b, "z %s %04o %d %d - -\n", tmpfilesPath(s.Path), s.Mode, uid, gid)
+			continue
+		}
+		fmt.Fprintf(&b, "d %s %04o %d %d - -\n", tmpfilesPath(s.Path), s.Mode, uid, gid)
+	}
+	return a.write(d, "/usr/lib/tmpfiles.d/00-roost-state.conf", 0o644, []byte(b.String()))
 }
 
 // notInImage are directories of the machine, not of the image: what a recipe puts there would never be seen.
@@ -79,6 +129,9 @@ func (a *assembly) addFile(d *tree.Draft, f recipe.File) error {
 		}
 	}
 	e := tree.Entry{Path: f.Path, Mode: f.Mode & 0o7777}
+	if f.Template {
+		e.Path = images.TemplatesPath + f.Path
+	}
 	var err error
 	if e.UID, err = a.number(d, "/etc/passwd", f.Owner); err != nil {
 		return err
