@@ -116,22 +116,6 @@ func (m Machine) Reload(ctx context.Context, unit string) error {
 	}
 }
 
-// Reboot restarts the machine: through systemd, and where systemd does not answer, through the kernel after a sync.
-func (m Machine) Reboot(ctx context.Context) error {
-	conn, err := bus(ctx)
-	if err == nil {
-		defer conn.Close()
-		if _, err = conn.StartUnitContext(ctx, "reboot.target", "replace-irreversibly", nil); err == nil {
-			return nil
-		}
-	}
-	unix.Sync()
-	if kernelErr := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); kernelErr != nil {
-		return fmt.Errorf("cannot reboot: %w", errors.Join(err, kernelErr))
-	}
-	return nil
-}
-
 // Notify tells systemd that the daemon is ready, and what it does, in one line.
 func (m Machine) Notify(ready bool, status string) error {
 	state := "STATUS=" + status
