@@ -28,7 +28,7 @@ func (m *machine) findRootOnOptical() (bool, error) {
 		if unix.Mount(drive, opticalMount, "iso9660", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "") != nil {
 			continue // no disc, or another kind of disc
 		}
-		data, verity := filepath.Join(opticalMount, "root.erofs"), filepath.Join(opticalMount, "root.verity")
+		data, verity := filepath.Join(opticalMount, "root.img"), filepath.Join(opticalMount, "verity.img")
 		if _, err := os.Stat(data); err == nil {
 			m.con.step("root image on the disc in %s", drive)
 			m.record.Origin, m.record.Disk = "iso", drive

@@ -9,6 +9,6 @@
 // any write leaves a disk that reads as the old or the new table, never as a third. The backup copy is written and flushed
 // before the primary is touched.
 //
-// Rejected: go-diskfs's own GPT (no durable edit in place, and a megabyte of initrd); sfdisk or sgdisk (the product needs Go
-// and Linux only).
+// Rejected: go-diskfs here (a megabyte of initrd; media, which no machine carries, has it write its tables); sfdisk or sgdisk
+// (the product needs Go and Linux only).
 package disk

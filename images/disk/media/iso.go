@@ -9,38 +9,34 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 
 	"roost/images/disk"
 	"roost/images/disk/esp"
 )
 
-// Layout of an ISO 9660 image (ECMA-119) with El Torito, in sectors of 2048 bytes.
+// Names of the files on an ISO image. ECMA-119 level 1 has 8.3 characters; Linux shows them in lower case.
 const (
-	isoSector     = 2048
-	isoPrimary    = 16
-	isoBoot       = 17
-	isoEnd        = 18
-	isoPathLittle = 19
-	isoPathBig    = 20
-	isoRoot       = 21
-	isoCatalog    = 22
-	isoFirst      = 24 // of the files; they start at whole 4096 bytes, as dm-verity wants
-	isoMaxFile    = 1<<32 - isoSector
+	isoESP    = "EFI.IMG"
+	isoRoot   = "ROOT.IMG"
+	isoVerity = "VERITY.IMG"
 )
 
-// extent is a file in the root directory.
-type extent struct {
-	name   string // ECMA-119 level 2; Linux shows it in lower case, without the version
-	sector int64
-	size   int64
-}
+const (
+	isoSector  = 2048
+	isoPrimary = 16 * isoSector // primary volume descriptor (ECMA-119, 8.4)
+	isoMaxFile = 1<<32 - isoSector
+)
 
 // WriteISO makes f, which is emptied first, an image that boots by UEFI from an optical drive or, written as it is, from a
 // USB stick: an EFI system partition whose only program is the UKI, and the root image and verity data both as files
-// (root.erofs, root.verity) and as partitions named by the root hash.
+// (root.img, verity.img) and as partitions named by the root hash.
 func WriteISO(f *os.File, p Parts) error {
 	if err := writeISO(f, p); err != nil {
 		return fmt.Errorf("cannot make ISO image: %w", err)
@@ -57,12 +53,12 @@ func writeISO(f *os.File, p Parts) error {
 		return fmt.Errorf("root image of %d bytes and verity data of %d are too large, or not whole blocks", p.Root.Size, p.Verity.Size)
 	}
 	i := newISO(p.Name+"_"+string(p.Version), p.RootHash, p.Created, p.UKI.Size)
-	data := i.add("ROOT.EROFS;1", "iso-root", disk.RootA, root, p.Root.Size)
-	tree := i.add("ROOT.VERITY;1", "iso-verity", disk.VerityA, verity, p.Verity.Size)
-	if err := i.write(f, []esp.File{{Path: esp.FallbackLoader, Content: p.UKI.Content}}); err != nil {
+	i.files = append(i.files, isoFile{isoRoot, "iso-root", disk.RootA, root, p.Root.Size}, isoFile{isoVerity, "iso-verity", disk.VerityA, verity, p.Verity.Size})
+	at, err := i.write(f, []esp.File{{Path: esp.FallbackLoader, Content: p.UKI.Content}})
+	if err != nil {
 		return err
 	}
-	return errors.Join(copySparse(f, data.sector*isoSector, p.Root), copySparse(f, tree.sector*isoSector, p.Verity), f.Sync())
+	return errors.Join(copySparse(f, at[isoRoot], p.Root), copySparse(f, at[isoVerity], p.Verity), f.Sync())
 }
 
 // Enrolment is what a machine in Setup Mode takes its Secure Boot keys from.
@@ -89,27 +85,32 @@ func WriteEnrolment(f *os.File, e Enrolment) error {
 		seed.Write(e.Updates[variable])
 	}
 	i := newISO(e.Name, hex.EncodeToString(seed.Sum(nil)), e.Created, int64(len(e.Loader)))
-	if err := errors.Join(i.write(f, files), f.Sync()); err != nil {
+	_, err := i.write(f, files)
+	if err := errors.Join(err, f.Sync()); err != nil {
 		return fmt.Errorf("cannot make enrolment image: %w", err)
 	}
 	return nil
 }
 
-// iso is an image being laid out: an EFI system partition first, then files, each a partition too.
+// iso is an image to be made: an EFI system partition first, then files, each a partition too.
 type iso struct {
-	name       string
-	seed       string
+	name, seed string
 	created    time.Time
-	files      []extent // in the order of their names
-	partitions []disk.Partition
-	next       int64 // free sector
+	files      []isoFile
 }
 
-// newISO lays out an image whose EFI system partition has room for programs of size bytes.
+// isoFile is a file that is also a partition. size is in bytes.
+type isoFile struct {
+	name, partition, kind string
+	uuid                  disk.GUID
+	size                  int64
+}
+
+// newISO returns an image whose EFI system partition has room for programs of size bytes. The partition is one sector
+// longer than its file system: that brings what follows to whole 4096 bytes, the blocks of dm-verity.
 func newISO(name, seed string, created time.Time, size int64) *iso {
-	i := &iso{name: name, seed: seed, created: created, next: isoFirst}
-	i.add("EFI.IMG;1", "iso-esp", disk.ESPA, guidOf("iso "+seed), roundUp(max(esp.MinSize, size+size/32+2<<20), 1<<20))
-	return i
+	room := roundUp(max(esp.MinSize, size+size/32+2<<20), 1<<20)
+	return &iso{name: name, seed: seed, created: created, files: []isoFile{{isoESP, "iso-esp", disk.ESPA, guidOf("iso " + seed), room + isoSector}}}
 }
 
 // guidOf returns a GUID (version 8, RFC 9562) that depends on the seed only.
@@ -120,123 +121,139 @@ func guidOf(seed string) disk.GUID {
 	return g
 }
 
-// add lays a file out. size is a multiple of 4096.
-func (i *iso) add(file, partition, kind string, uuid disk.GUID, size int64) extent {
-	e := extent{name: file, sector: i.next, size: size}
-	i.next += size / isoSector
-	i.files = append(i.files, e)
-	i.partitions = append(i.partitions, disk.Partition{
-		Number: len(i.files), Name: partition, Type: disk.Types()[kind], UUID: uuid, Offset: e.sector * isoSector, Size: size,
-	})
-	return e
+// write makes all of the image but the content of the files behind the EFI system partition, and says where that goes.
+func (i *iso) write(f *os.File, programs []esp.File) (at map[string]int64, err error) {
+	if err := f.Truncate(0); err != nil {
+		return nil, err
+	}
+	if err := i.lay(f); err != nil {
+		return nil, err
+	}
+	if err := stamp(f, i.created); err != nil {
+		return nil, err
+	}
+	table := disk.Table{Disk: guidOf("iso disk " + i.seed), SectorSize: 512}
+	if at, err = i.find(f); err != nil {
+		return nil, err
+	}
+	end := int64(0)
+	for number, file := range i.files {
+		offset := at[file.name]
+		if number > 0 && offset%4096 != 0 {
+			return nil, fmt.Errorf("%s lies at byte %d, which is no whole block", file.name, offset)
+		}
+		table.Partitions = append(table.Partitions, disk.Partition{
+			Number: number + 1, Name: file.partition, Type: disk.Types()[file.kind], UUID: file.uuid, Offset: offset, Size: file.size,
+		})
+		end = max(end, offset+file.size)
+	}
+	size := roundUp(end, 1<<20) + 1<<20 // the backup table lies behind
+	if err := f.Truncate(size); err != nil {
+		return nil, err
+	}
+	spec := esp.Volume{Label: "ROOST", Serial: serialOf(i.files[0].uuid), Time: i.created}
+	if err := esp.Format(f, at[isoESP], i.files[0].size-isoSector, spec, programs); err != nil {
+		return nil, err
+	}
+	return at, writeTable(f, size, &table)
 }
 
-// write writes all but the files behind the EFI system partition.
-func (i *iso) write(f *os.File, programs []esp.File) error {
-	size := roundUp(i.next*isoSector, 1<<20) + 1<<20 // the backup table lies behind
-	if err := errors.Join(f.Truncate(0), f.Truncate(size)); err != nil {
+// lay has go-diskfs lay the file system out. It takes files from a directory; these are holes of the right size, so that
+// contents are written once, straight to their places.
+func (i *iso) lay(f *os.File) error {
+	workspace, err := os.MkdirTemp("", "roost-iso-")
+	if err != nil {
 		return err
 	}
-	for at, sector := range i.heads() {
-		if _, err := f.WriteAt(sector, at*isoSector); err != nil {
+	defer os.RemoveAll(workspace)
+	for _, file := range i.files {
+		path := filepath.Join(workspace, file.name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, file.size)); err != nil {
 			return err
 		}
 	}
-	boot := i.partitions[0]
-	spec := esp.Volume{Label: "ROOST", Serial: serialOf(boot.UUID), Time: i.created}
-	if err := esp.Format(f, boot.Offset, boot.Size, spec, programs); err != nil {
+	target := &holes{File: f}
+	image, err := iso9660.Create(file.New(target, false), 0, 0, isoSector, workspace)
+	if err != nil {
 		return err
 	}
-	table := disk.Table{Disk: guidOf("iso disk " + i.seed), SectorSize: 512, Partitions: i.partitions}
-	return table.Write(f, size)
+	boot := &iso9660.ElToritoEntry{Platform: iso9660.EFI, Emulation: iso9660.NoEmulation, BootFile: isoESP}
+	err = image.Finalize(iso9660.FinalizeOptions{
+		VolumeIdentifier: volumeName(i.name), PublisherIdentifier: "ROOST",
+		ElTorito: &iso9660.ElTorito{HideBootCatalog: true, Entries: []*iso9660.ElToritoEntry{boot}},
+	})
+	return errors.Join(err, target.err)
 }
 
-// heads returns everything that is not a file, by sector.
-func (i *iso) heads() map[int64][]byte {
-	stamp := stampOf(i.created)
-	directory := make([]byte, 0, isoSector)
-	self := record("\x00", isoRoot, isoSector, true, stamp)
-	directory = append(directory, self...)
-	directory = append(directory, record("\x01", isoRoot, isoSector, true, stamp)...)
-	for _, f := range i.files {
-		directory = append(directory, record(f.name, f.sector, f.size, false, stamp)...)
+// find returns the offset of each file, in bytes.
+func (i *iso) find(f *os.File) (map[string]int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
-	le, be := make([]byte, 10), make([]byte, 10)
-	le[0], be[0] = 1, 1
-	binary.LittleEndian.PutUint32(le[2:], isoRoot)
-	binary.LittleEndian.PutUint16(le[6:], 1)
-	binary.BigEndian.PutUint32(be[2:], isoRoot)
-	binary.BigEndian.PutUint16(be[6:], 1)
-	return map[int64][]byte{
-		isoPrimary: i.primaryDescriptor(self), isoBoot: bootDescriptor(), isoEnd: []byte("\xffCD001\x01"),
-		isoPathLittle: le, isoPathBig: be, isoRoot: directory, isoCatalog: catalog(i.files[0].sector),
+	image, err := iso9660.Read(file.New(f, true), info.Size(), 0, isoSector)
+	if err != nil {
+		return nil, err
 	}
-}
-
-// primaryDescriptor is ECMA-119, 8.4.
-func (i *iso) primaryDescriptor(root []byte) []byte {
-	b := make([]byte, isoSector)
-	copy(b, "\x01CD001\x01")
-	pad(b[8:40], "")
-	pad(b[40:72], volumeName(i.name))
-	both32(b[80:], uint32(i.next))
-	both16(b[120:], 1)
-	both16(b[124:], 1)
-	both16(b[128:], isoSector)
-	both32(b[132:], 10) // path table
-	binary.LittleEndian.PutUint32(b[140:], isoPathLittle)
-	binary.BigEndian.PutUint32(b[148:], isoPathBig)
-	copy(b[156:], root)
-	pad(b[190:813], "") // names of volume set, publisher, preparer, application and files
-	pad(b[574:702], "ROOST")
-	date := i.created.UTC().Format("20060102150405") + "00\x00"
-	none := strings.Repeat("0", 16) + "\x00"
-	copy(b[813:], date+date+none+none)
-	b[881] = 1
-	return b
-}
-
-// bootDescriptor and catalog are El Torito 1.0, 2: one entry, for EFI. Its length is left 0, as 16 bits of 512 bytes cannot
-// tell it; firmware then takes the rest of the disc, and FAT knows its own end.
-func bootDescriptor() []byte {
-	b := make([]byte, isoSector)
-	copy(b, "\x00CD001\x01EL TORITO SPECIFICATION")
-	binary.LittleEndian.PutUint32(b[71:], isoCatalog)
-	return b
-}
-
-func catalog(sector int64) []byte {
-	b := make([]byte, isoSector)
-	b[0], b[1], b[30], b[31] = 1, 0xef, 0x55, 0xaa
-	sum := uint16(0)
-	for i := 0; i < 32; i += 2 {
-		sum += binary.LittleEndian.Uint16(b[i:])
+	at := map[string]int64{}
+	for _, file := range i.files {
+		info, err := image.Stat(file.name)
+		if err != nil {
+			return nil, err
+		}
+		where, ok := info.Sys().(*iso9660.StatT)
+		if !ok {
+			return nil, fmt.Errorf("no place of %s is known", file.name)
+		}
+		at[file.name] = int64(where.Location) * isoSector
 	}
-	binary.LittleEndian.PutUint16(b[28:], -sum)
-	b[32] = 0x88 // bootable, no emulation
-	binary.LittleEndian.PutUint32(b[40:], uint32(sector))
-	return b
+	return at, nil
 }
 
-// record is a directory record, ECMA-119, 9.1.
-func record(name string, sector, size int64, directory bool, stamp [7]byte) []byte {
-	b := make([]byte, (33+len(name)+1)/2*2)
-	b[0] = byte(len(b))
-	both32(b[2:], uint32(sector))
-	both32(b[10:], uint32(size))
-	copy(b[18:], stamp[:])
-	if directory {
-		b[25] = 2
+// holes is a file for go-diskfs to write to: zeros stay holes, and the first error is kept, as Finalize drops some.
+type holes struct {
+	*os.File
+	err error
+}
+
+// WriteAt writes b unless it is all zero.
+func (h *holes) WriteAt(b []byte, at int64) (int, error) {
+	if len(bytes.Trim(b, "\x00")) == 0 {
+		return len(b), nil
 	}
-	both16(b[28:], 1)
-	b[32] = byte(len(name))
-	copy(b[33:], name)
-	return b
+	n, err := h.File.WriteAt(b, at)
+	if h.err == nil {
+		h.err = err
+	}
+	return n, err
 }
 
-func stampOf(t time.Time) [7]byte {
+// stamp puts one time where go-diskfs puts the present, in the local time zone: into the volume descriptor and the records
+// of the root directory (ECMA-119, 8.4 and 9.1).
+func stamp(f *os.File, t time.Time) error {
 	t = t.UTC()
-	return [7]byte{byte(t.Year() - 1900), byte(t.Month()), byte(t.Day()), byte(t.Hour()), byte(t.Minute()), byte(t.Second())}
+	short := []byte{byte(t.Year() - 1900), byte(t.Month()), byte(t.Day()), byte(t.Hour()), byte(t.Minute()), byte(t.Second()), 0}
+	volume, directory := make([]byte, isoSector), make([]byte, isoSector)
+	if _, err := f.ReadAt(volume, isoPrimary); err != nil {
+		return err
+	}
+	record := volume[156:190] // of the root directory
+	at := int64(binary.LittleEndian.Uint32(record[2:])) * isoSector
+	if _, err := f.ReadAt(directory, at); err != nil {
+		return err
+	}
+	copy(record[18:], short)
+	for rest := directory; len(rest) > 33 && rest[0] > 33 && int(rest[0]) <= len(rest); rest = rest[rest[0]:] {
+		copy(rest[18:], short)
+	}
+	date, none := t.Format("20060102150405")+"00\x00", strings.Repeat("0", 16)+"\x00"
+	copy(volume[813:], date+date+none+none) // made, changed, expires, takes effect
+	_, err := f.WriteAt(volume, isoPrimary)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(directory, at)
+	return err
 }
 
 // volumeName keeps the characters that ECMA-119 allows.
@@ -248,22 +265,6 @@ func volumeName(s string) string {
 		return '_'
 	}, strings.ToUpper(s))
 	return name[:min(len(name), 32)]
-}
-
-func pad(b []byte, s string) {
-	for i := copy(b, s); i < len(b); i++ {
-		b[i] = ' '
-	}
-}
-
-func both16(b []byte, v uint16) {
-	binary.LittleEndian.PutUint16(b, v)
-	binary.BigEndian.PutUint16(b[2:], v)
-}
-
-func both32(b []byte, v uint32) {
-	binary.LittleEndian.PutUint32(b, v)
-	binary.BigEndian.PutUint32(b[4:], v)
 }
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

@@ -7,8 +7,12 @@
 // Promises: equal input gives equal bytes; a raw disk is sparse; both boot with Secure Boot enforcing the release's keys;
 // nothing is mounted and no right of root is needed.
 //
-// Rejected: go-diskfs for writing ISO images (it copies every file into a workspace first, writes the present into the
-// image and cannot say where a file lies, which the partition table for USB sticks must know). It reads them in tests.
+// go-diskfs writes the partition tables and the ISO 9660 file systems. Two things are put right afterwards: version 1.9.4
+// writes the present, in local time, into ISO images, and the size of the protective MBR wraps beyond 2 TiB. FAT32 volumes
+// are our own; package esp says why.
+//
+// Rejected: making media with xorriso and sgdisk (the product needs Go and Linux only); Rock Ridge or Joliet names (more
+// places with times to put right, for three files).
 package media
 
 import (
@@ -18,6 +22,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"github.com/diskfs/go-diskfs/partition/gpt"
 
 	"roost/images"
 	"roost/images/disk"
@@ -95,7 +101,29 @@ func writeDisk(f *os.File, size int64, layout disk.Layout, p Parts) error {
 	if _, err := f.WriteAt([]byte(disk.FreshMark), at[disk.State].Offset); err != nil {
 		return err
 	}
-	return table.Write(f, size)
+	return writeTable(f, size, table)
+}
+
+// writeTable writes a partition table with go-diskfs.
+func writeTable(f *os.File, size int64, table *disk.Table) error {
+	sector := uint64(table.SectorSize)
+	t := gpt.Table{LogicalSectorSize: table.SectorSize, PhysicalSectorSize: table.SectorSize, GUID: table.Disk.String(), ProtectiveMBR: true}
+	for _, p := range table.Partitions {
+		first := uint64(p.Offset) / sector
+		t.Partitions = append(t.Partitions, &gpt.Partition{
+			Index: p.Number, Name: p.Name, Type: gpt.Type(p.Type.String()), GUID: p.UUID.String(), Attributes: p.Attributes,
+			Start: first, End: first + uint64(p.Size)/sector - 1,
+		})
+	}
+	if err := t.Write(f, size); err != nil {
+		return fmt.Errorf("cannot write partition table: %w", err)
+	}
+	if size/int64(sector) > 1<<32 { // the protective MBR must then say all it can; go-diskfs says the low 32 bits
+		if _, err := f.WriteAt([]byte{0xff, 0xff, 0xff, 0xff}, 446+12); err != nil {
+			return fmt.Errorf("cannot write partition table: %w", err)
+		}
+	}
+	return f.Sync()
 }
 
 // fill copies a part into a partition.

@@ -151,10 +151,15 @@ func TestSameInputSameBytes(t *testing.T) {
 		if _, err := b.Write(bytes.Repeat([]byte{0xa5}, 30<<20)); err != nil { // what was there before must not matter
 			t.Fatal(err)
 		}
-		for _, f := range []*os.File{a, b} {
-			if err := write(f); err != nil {
-				t.Fatal(err)
-			}
+		if err := write(a); err != nil {
+			t.Fatal(err)
+		}
+		zone := time.Local
+		time.Local = time.FixedZone("elsewhere", 5*3600+45*60)
+		err := write(b)
+		time.Local = zone
+		if err != nil {
+			t.Fatal(err)
 		}
 		if out, err := exec.Command("cmp", a.Name(), b.Name()).CombinedOutput(); err != nil {
 			t.Errorf("two %s images of one release differ: %s", name, out)
@@ -190,6 +195,21 @@ func TestDiskRefuses(t *testing.T) {
 	}
 }
 
+// TestLargeDisk writes a table on a disk whose sectors a protective MBR cannot count.
+func TestLargeDisk(t *testing.T) {
+	f := create(t, "disk.raw")
+	const size = 3 << 40
+	if err := media.WriteDisk(f, size, layout, newContent(t).parts()); err != nil {
+		t.Fatal(err)
+	}
+	if out := run(t, "sgdisk", "-v", f.Name()); !strings.Contains(out, "No problems found") {
+		t.Errorf("sgdisk -v: %s", out)
+	}
+	if got := read(t, f, 512)[446+12:][:4]; !bytes.Equal(got, []byte{0xff, 0xff, 0xff, 0xff}) {
+		t.Errorf("the protective MBR says % x", got)
+	}
+}
+
 // TestISO lets go-diskfs and xorriso read the image, and looks at it as a USB stick.
 func TestISO(t *testing.T) {
 	c := newContent(t)
@@ -199,8 +219,8 @@ func TestISO(t *testing.T) {
 	}
 	dir := t.TempDir()
 	run(t, "xorriso", "-osirrox", "on", "-indev", "stdio:"+f.Name(), "-extract", "/", dir)
-	for name, want := range map[string][]byte{"root.erofs": c.root, "root.verity": c.verity} {
-		if got, err := os.ReadFile(filepath.Join(dir, strings.ToUpper(name))); err != nil || !bytes.Equal(got, want) {
+	for name, want := range map[string][]byte{"ROOT.IMG": c.root, "VERITY.IMG": c.verity} {
+		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("xorriso reads %d bytes of %s, want %d, %v", len(got), name, len(want), err)
 		}
 	}
@@ -223,6 +243,16 @@ func TestISO(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("xorriso does not report %q:\n%s", want, out)
 		}
+	}
+
+	if n := bytes.Count(read(t, f, 40<<10), []byte("2026110110000000\x00")); n != 2 {
+		t.Errorf("the time asked for is %d times in the volume descriptor, want 2", n)
+	}
+	if stamps := bytes.Count(read(t, f, 64<<10), []byte{126, 11, 1, 10, 0, 0, 0}); stamps != 6 {
+		t.Errorf("%d directory records bear the time asked for, want 6", stamps)
+	}
+	if used := info.Sys().(*syscall.Stat_t).Blocks * 512; used > 8<<20 {
+		t.Errorf("the image takes %d bytes, want a sparse file", used)
 	}
 
 	if out := run(t, "sgdisk", "-v", f.Name()); !strings.Contains(out, "No problems found") {
@@ -283,6 +313,15 @@ func TestEnrolment(t *testing.T) {
 			t.Errorf("xorriso does not report %q:\n%s", want, out)
 		}
 	}
+}
+
+func read(t *testing.T, f *os.File, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func run(t *testing.T, name string, args ...string) string {
