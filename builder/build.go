@@ -103,11 +103,7 @@ func (w *Workshop) prepare(ctx context.Context, r *recipe.Recipe, l *lock.Lock) 
 				return err
 			}
 			for i, want := range r.Programs {
-				s.Module, s.Package = module, want.Package
-				if want.Directory != "" {
-					s.Module = filepath.Join(filepath.Dir(r.Source()), want.Directory)
-				}
-				if p.recipe[i], err = program.Compile(ctx, w.Cache, s); err != nil {
+				if p.recipe[i], err = w.compile(ctx, r, l, module, want); err != nil {
 					return err
 				}
 			}
@@ -115,6 +111,22 @@ func (w *Workshop) prepare(ctx context.Context, r *recipe.Recipe, l *lock.Lock) 
 		})
 	})
 	return p, group.Wait()
+}
+
+// compile makes one program of the recipe.
+func (w *Workshop) compile(ctx context.Context, r *recipe.Recipe, l *lock.Lock, module string, want recipe.Program) (*program.Binary, error) {
+	if _, pinned := want.Locked(); pinned {
+		pin, ok := l.Program(want.Name)
+		if !ok || pin.Wants != want.WantsDigest() {
+			return nil, fmt.Errorf("cannot compile %s: the lock does not pin it: run \"roost lock %s\"", want.Name, r.Source())
+		}
+		return program.CompileLocked(ctx, w.Cache, want, pin, r.Architecture, w.Offline)
+	}
+	s := program.Source{Module: module, Package: want.Package, Architecture: r.Architecture}
+	if want.Directory != "" {
+		s.Module = filepath.Join(filepath.Dir(r.Source()), want.Directory)
+	}
+	return program.Compile(ctx, w.Cache, s)
 }
 
 func packages(l *lock.Lock) (n int) {
@@ -140,7 +152,9 @@ func (w *Workshop) assemble(ctx context.Context, r *recipe.Recipe, l *lock.Lock,
 	}
 	config := assemble.Config{Store: store, Deb: w.Cache.Blob, Lock: l, Recipe: r, IDs: ids, Files: files, Log: w.Log}
 	for i, want := range r.Programs {
-		config.Programs = append(config.Programs, assemble.Program{Target: want.Target, Path: p.recipe[i].Path})
+		if want.Target != "" {
+			config.Programs = append(config.Programs, assemble.Program{Target: want.Target, Path: p.recipe[i].Path, Links: want.Links()})
+		}
 	}
 	err = w.stage("assemble", r.Name+" "+string(r.Version), func() (err error) { image, err = assemble.Tree(ctx, config); return err })
 	return image, err

@@ -22,6 +22,7 @@ import (
 	"roost/builder/archive"
 	"roost/builder/deb"
 	"roost/builder/lock"
+	"roost/builder/program"
 	"roost/builder/recipe"
 	"roost/images/durable"
 )
@@ -194,6 +195,9 @@ func (w *Workshop) Lock(ctx context.Context, name string, update bool) ([]lock.C
 	if err != nil {
 		return nil, err
 	}
+	if err := w.pin(ctx, r, next, keep); err != nil {
+		return nil, err
+	}
 	changes := lock.Diff(old, next)
 	if old != nil && len(changes) == 0 && old.Wants == next.Wants {
 		return nil, nil
@@ -206,6 +210,32 @@ func (w *Workshop) Lock(ctx context.Context, name string, update bool) ([]lock.C
 		return nil, fmt.Errorf("cannot write lock: %w", err)
 	}
 	return changes, nil
+}
+
+// pin fills in what a lock says besides packages. What keep pins for the same wish stays.
+func (w *Workshop) pin(ctx context.Context, r *recipe.Recipe, next, keep *lock.Lock) error {
+	next.Programs = []lock.Program{}
+	for _, p := range r.Programs {
+		if _, pinned := p.Locked(); !pinned {
+			continue
+		}
+		if keep != nil {
+			if old, ok := keep.Program(p.Name); ok && old.Wants == p.WantsDigest() {
+				next.Programs = append(next.Programs, old)
+				continue
+			}
+		}
+		err := w.stage("index", "Go modules of "+p.Name, func() error {
+			pin, err := program.Pin(ctx, p)
+			next.Programs = append(next.Programs, pin)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(next.Programs, func(a, b lock.Program) int { return strings.Compare(a.Name, b.Name) })
+	return nil
 }
 
 // oldLock reads the present lock; nil when there is none, or an empty file.

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"builder/deb/xz":   {},
 	"builder/archive":  {"images", "images/durable", "builder/deb"},
 	"builder/lock":     {"images", "builder/recipe", "builder/deb"},
-	"builder/program":  {"images", "builder/archive"},
+	"builder/program":  {"images", "builder/archive", "builder/recipe", "builder/lock"},
 	"builder/tree":     {"images"},
 	"builder/assemble": {"images", "images/durable", "builder/recipe", "builder/lock", "builder/deb", "builder/archive", "builder/tree", "recipes"},
 	"builder/pack":     {"images/...", "builder/archive", "builder/recipe", "builder/lock", "builder/tree"},

@@ -4,20 +4,30 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
 )
 
-// Change is a package that two locks do not have in common. Old is nil for an added package, New for a removed one.
+// Change is what two locks do not have in common: a package, or another pin (a toolchain, a Go module that is built in, a
+// container image). Old is nil for an added package, New for a removed one; pins are empty likewise.
 type Change struct {
-	Name     string
-	Old, New *Package
+	Name           string
+	Old, New       *Package
+	OldPin, NewPin string
 }
 
-// Kind returns "added", "removed", "upgraded", "downgraded", or "rebuilt" for the same version with another content.
+// Kind returns "added", "removed", "upgraded", "downgraded", "changed" for a pin, or "rebuilt" for the same version with
+// another content.
 func (c Change) Kind() string {
 	switch {
+	case c.OldPin != "" && c.NewPin != "":
+		return "changed"
+	case c.OldPin != "":
+		return "removed"
+	case c.NewPin != "":
+		return "added"
 	case c.Old == nil:
 		return "added"
 	case c.New == nil:
@@ -56,13 +66,44 @@ func Diff(old, next *Lock) []Change {
 		}
 	}
 	slices.SortFunc(list, func(a, b Change) int { return cmp.Compare(a.Name, b.Name) })
+	return append(list, diffPins(pins(old), pins(next))...)
+}
+
+// pins returns what a lock pins besides packages, by a name for people.
+func pins(l *Lock) map[string]string {
+	all := map[string]string{}
+	if l == nil {
+		return all
+	}
+	for _, p := range l.Programs {
+		all[p.Name+": toolchain"] = p.Toolchain
+		for _, m := range p.Modules {
+			if m.Require != "" {
+				all[p.Name+": "+m.Path] = m.Version
+			}
+		}
+	}
+	for _, c := range l.Containers {
+		all[c.Name] = string(c.Digest)
+	}
+	return all
+}
+
+func diffPins(old, next map[string]string) (list []Change) {
+	names := maps.Clone(old)
+	maps.Copy(names, next)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if old[name] != next[name] {
+			list = append(list, Change{Name: name, OldPin: old[name], NewPin: next[name]})
+		}
+	}
 	return list
 }
 
 // WriteDiff prints changes as a table, one package a line, and their sum.
 func WriteDiff(w io.Writer, changes []Change) error {
 	if len(changes) == 0 {
-		_, err := fmt.Fprintln(w, "no package changed")
+		_, err := fmt.Fprintln(w, "nothing changed")
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -73,6 +114,13 @@ func WriteDiff(w io.Writer, changes []Change) error {
 		var versions string
 		var delta, size int64
 		switch {
+		case c.OldPin+c.NewPin != "":
+			versions = cmp.Or(c.OldPin, c.NewPin)
+			if c.Kind() == "changed" {
+				versions += " → " + c.NewPin
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\n", c.Kind(), c.Name, versions)
+			continue
 		case c.Old == nil:
 			versions, delta, size = string(c.New.Version), c.New.Installed, c.New.Size
 		case c.New == nil:
@@ -87,7 +135,7 @@ func WriteDiff(w io.Writer, changes []Change) error {
 		return err
 	}
 	var sums []string
-	for _, kind := range []string{"added", "removed", "upgraded", "downgraded", "rebuilt"} {
+	for _, kind := range []string{"added", "removed", "upgraded", "downgraded", "rebuilt", "changed"} {
 		if count[kind] > 0 {
 			sums = append(sums, fmt.Sprintf("%d %s", count[kind], kind))
 		}

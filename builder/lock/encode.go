@@ -11,8 +11,8 @@ import (
 // maxLock bounds a lock file in bytes; one package takes about 400.
 const maxLock = 32 << 20
 
-// Encode returns the lock file: JSON in a fixed layout with one suite, package and program a line, so that line diffs
-// are package diffs. Equal locks have equal bytes.
+// Encode returns the lock file: JSON in a fixed layout with one suite, package, module and container image a line, so that
+// line diffs are package diffs. Equal locks have equal bytes.
 func (l *Lock) Encode() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "{\n  \"schema\": %d,\n  \"recipe\": %s,\n  \"wants\": %s,\n  \"architecture\": %s,\n  \"epoch\": %d,\n",
@@ -28,8 +28,20 @@ func (l *Lock) Encode() []byte {
 		lines(&b, "    ", g.Packages)
 		b.WriteString("}")
 	}
-	b.WriteString("\n  ],\n  \"programs\": ")
-	lines(&b, "  ", l.Programs)
+	b.WriteString("\n  ],\n  \"programs\": [")
+	for i, p := range l.Programs {
+		fmt.Fprintf(&b, "%s\n    {\"name\": %s, \"wants\": %s, \"toolchain\": %s, \"go\": %s, \"modules\": ", comma(i), line(p.Name), line(p.Wants), line(p.Toolchain), line(p.Go))
+		lines(&b, "    ", p.Modules)
+		b.WriteString("}")
+	}
+	if len(l.Programs) > 0 {
+		b.WriteString("\n  ")
+	}
+	b.WriteString("]")
+	if len(l.Containers) > 0 {
+		b.WriteString(",\n  \"containers\": ")
+		lines(&b, "  ", l.Containers)
+	}
 	b.WriteString("\n}\n")
 	return b.Bytes()
 }

@@ -1,9 +1,11 @@
 package lock
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -27,11 +29,12 @@ type Lock struct {
 	Recipe       string        `json:"recipe"` // name of the release
 	Wants        images.Digest `json:"wants"`  // recipe.WantsDigest of the recipe it answers
 	Architecture string        `json:"architecture"`
-	Epoch        int64         `json:"epoch"`            // SOURCE_DATE_EPOCH, seconds: the newest date of the suites used
-	Kernel       string        `json:"kernel,omitempty"` // name of the kernel package
-	Suites       []Suite       `json:"suites"`           // in the recipe's order
-	Groups       []Group       `json:"groups"`           // in the order of installation
-	Programs     []Program     `json:"programs"`         // by name; filled by the build
+	Epoch        int64         `json:"epoch"`                // SOURCE_DATE_EPOCH, seconds: the newest date of the suites used
+	Kernel       string        `json:"kernel,omitempty"`     // name of the kernel package
+	Suites       []Suite       `json:"suites"`               // in the recipe's order
+	Groups       []Group       `json:"groups"`               // in the order of installation
+	Programs     []Program     `json:"programs"`             // built from published modules or a text of the recipe, by name
+	Containers   []Container   `json:"containers,omitempty"` // fetched for the container runtime, by name
 }
 
 // Suite is the state of a suite that was used.
@@ -62,8 +65,51 @@ type Package struct {
 // Program pins a program that is built, not fetched.
 type Program struct {
 	Name      string        `json:"name"`
-	Source    images.Digest `json:"source"`    // of the module's files it is built from
-	Toolchain string        `json:"toolchain"` // Go version, for example go1.26.0
+	Wants     images.Digest `json:"wants"`     // of what the recipe says of it
+	Toolchain string        `json:"toolchain"` // Go version that builds it, for example go1.26.8
+	Go        string        `json:"go"`        // language version of the module that it is built in
+	Modules   []Module      `json:"modules"`   // by path and version
+}
+
+// Module is one version of a Go module that a program's build looks at.
+type Module struct {
+	Path     string `json:"path"`
+	Version  string `json:"version"`
+	Sum      string `json:"sum,omitempty"`      // h1: of its files; empty where only its go.mod is read
+	GoMod    string `json:"goMod,omitempty"`    // h1: of its go.mod
+	Require  string `json:"require,omitempty"`  // Direct, Indirect, or empty for one that only others mention
+	Replaces bool   `json:"replaces,omitempty"` // it stands for every version of its path
+}
+
+// How a program's module requires another.
+const (
+	Direct   = "direct"
+	Indirect = "indirect"
+)
+
+// Container pins an OCI image that is fetched.
+type Container struct {
+	Name   string        `json:"name"`
+	Digest images.Digest `json:"digest"` // of the manifest for the lock's architecture
+	Size   int64         `json:"size"`   // bytes of its blobs
+}
+
+// Program returns the pins of a program by its name.
+func (l *Lock) Program(name string) (Program, bool) {
+	i := slices.IndexFunc(l.Programs, func(p Program) bool { return p.Name == name })
+	if i < 0 {
+		return Program{}, false
+	}
+	return l.Programs[i], true
+}
+
+// Container returns the pin of an image by its name.
+func (l *Lock) Container(name string) (Container, bool) {
+	i := slices.IndexFunc(l.Containers, func(c Container) bool { return c.Name == name })
+	if i < 0 {
+		return Container{}, false
+	}
+	return l.Containers[i], true
 }
 
 // Packages yields all packages in the order of installation.
@@ -91,7 +137,7 @@ func Stale(r *recipe.Recipe, l *Lock) error {
 	case l.Recipe != r.Name:
 		return fmt.Errorf("the lock is for recipe %s, not %s: run \"roost lock %s\"", l.Recipe, r.Name, r.Source())
 	case l.Wants != r.WantsDigest():
-		return fmt.Errorf("the lock is older than the recipe: suites, packages, pins or kernel have changed: run \"roost lock %s\"", r.Source())
+		return fmt.Errorf("the lock is older than the recipe: suites, packages, pins, kernel, modules or images have changed: run \"roost lock %s\"", r.Source())
 	}
 	return nil
 }
@@ -121,12 +167,47 @@ func (l *Lock) validate() error {
 	if err := l.validateGroups(suites); err != nil {
 		return err
 	}
+	return l.validatePins()
+}
+
+// These hold what go.mod and go.sum are written from.
+var (
+	modulePath    = regexp.MustCompile(`^[A-Za-z0-9_~][A-Za-z0-9._~-]*(/[A-Za-z0-9._~-]+)*$`)
+	moduleVersion = regexp.MustCompile(`^v[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?$`)
+	moduleSum     = regexp.MustCompile(`^(h1:[A-Za-z0-9+/]{43}=)?$`)
+	toolchain     = regexp.MustCompile(`^go1\.[0-9]+(\.[0-9]+|rc[0-9]+)?$`)
+	goVersion     = regexp.MustCompile(`^1\.[0-9]+(\.[0-9]+)?$`)
+)
+
+func (l *Lock) validatePins() error {
 	for i, p := range l.Programs {
-		if _, err := images.ParseDigest(string(p.Source)); err != nil || p.Name == "" || p.Toolchain == "" || i > 0 && l.Programs[i-1].Name >= p.Name {
-			return fmt.Errorf("program %q: its name, order, source or toolchain is wrong", p.Name)
+		if _, err := images.ParseDigest(string(p.Wants)); err != nil || p.Name == "" || i > 0 && l.Programs[i-1].Name >= p.Name {
+			return fmt.Errorf("program %q: its name, order or digest is wrong", p.Name)
+		}
+		if !toolchain.MatchString(p.Toolchain) || !goVersion.MatchString(p.Go) {
+			return fmt.Errorf("program %s: toolchain %q or language version %q is wrong", p.Name, p.Toolchain, p.Go)
+		}
+		for _, m := range p.Modules {
+			if !modulePath.MatchString(m.Path) || !moduleVersion.MatchString(m.Version) || !moduleSum.MatchString(m.Sum) || !moduleSum.MatchString(m.GoMod) ||
+				m.Require != "" && m.Require != Direct && m.Require != Indirect {
+				return fmt.Errorf("program %s: module %q: its path, version or sum is wrong", p.Name, m.Path)
+			}
+		}
+		if !slices.IsSortedFunc(p.Modules, CompareModules) {
+			return fmt.Errorf("program %s: its modules are not sorted", p.Name)
+		}
+	}
+	for i, c := range l.Containers {
+		if _, err := images.ParseDigest(string(c.Digest)); err != nil || c.Name == "" || c.Size <= 0 || i > 0 && l.Containers[i-1].Name >= c.Name {
+			return fmt.Errorf("container image %q: its name, order, digest or size is wrong", c.Name)
 		}
 	}
 	return nil
+}
+
+// CompareModules orders modules as a lock has them.
+func CompareModules(a, b Module) int {
+	return cmp.Or(strings.Compare(a.Path, b.Path), strings.Compare(a.Version, b.Version))
 }
 
 func (l *Lock) validateGroups(suites map[string]bool) error {

@@ -19,7 +19,12 @@ func sample(t testing.TB, text string) *Lock {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Programs = []Program{{"roostd", images.DigestOf([]byte("source")), "go1.26.0"}}
+	sum := "h1:" + strings.Repeat("A", 43) + "="
+	l.Programs = []Program{{Name: "kube", Wants: images.DigestOf([]byte("wants")), Toolchain: "go1.26.8", Go: "1.26.0", Modules: []Module{
+		{Path: "a.org/a", Version: "v1.0.0", Sum: sum, GoMod: sum, Require: Direct, Replaces: true},
+		{Path: "a.org/b", Version: "v0.1.0-rc.1+incompatible", GoMod: sum},
+	}}, {Name: "pause", Wants: images.DigestOf([]byte("wants")), Toolchain: "go1.26.8", Go: "1.26"}}
+	l.Containers = []Container{{Name: "r.org/x:1", Digest: images.DigestOf([]byte("manifest")), Size: 7}}
 	return l
 }
 
@@ -73,7 +78,17 @@ func TestDecodeWrong(t *testing.T) {
 		{"foreign", `"architecture":"all"`, `"architecture":"arm64"`, "for \"arm64\""},
 		{"size", `"size":2500000`, `"size":-1`, "size is wrong"},
 		{"kernel", `"suites"`, `"kernel": "linux", "suites"`, "not among the packages"},
-		{"program", `"toolchain":"go1.26.0"`, `"toolchain":""`, "program"},
+		{"program", `"name": "kube"`, `"name": ""`, "program"},
+		{"order of programs", `"name": "kube"`, `"name": "zube"`, "program"},
+		{"toolchain", `"toolchain": "go1.26.8"`, `"toolchain": "gccgo"`, "toolchain"},
+		{"language", `"go": "1.26.0"`, `"go": "1.26.0\nreplace a => ../b"`, "language"},
+		{"module path", `"a.org/b"`, `"a.org/b\nreplace"`, "module"},
+		{"module path upwards", `"a.org/b"`, `"../b"`, "module"},
+		{"module version", `"v1.0.0"`, `"latest"`, "module"},
+		{"module sum", `"sum":"h1:A`, `"sum":"h1: A`, "module"},
+		{"module order", `"a.org/b"`, `"a.org/A"`, "not sorted"},
+		{"module use", `"require":"direct"`, `"require":"maybe"`, "module"},
+		{"container", `"size":7`, `"size":0`, "container"},
 	} {
 		text := strings.Replace(good, c.old, c.new, 1)
 		if text == good {
@@ -126,11 +141,26 @@ removed   tool   1              -3 kB
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	b.Reset()
-	if err := WriteDiff(&b, Diff(old, old)); err != nil || b.String() != "no package changed\n" {
+	if err := WriteDiff(&b, Diff(old, old)); err != nil || b.String() != "nothing changed\n" {
 		t.Errorf("no change prints %q, %v", b.String(), err)
 	}
-	if n := len(Diff(nil, old)); n != 3 {
-		t.Errorf("a first lock adds %d packages, want 3", n)
+	if n := len(Diff(nil, old)); n != 3+2+1+1 {
+		t.Errorf("a first lock adds %d packages and pins, want 7", n)
+	}
+	changed := sample(t, sampleIndex+"\nPackage: unused\n")
+	changed.Programs[0].Modules[0].Version = "v1.1.0"
+	changed.Programs, changed.Containers = changed.Programs[:1], nil
+	b.Reset()
+	if err := WriteDiff(&b, Diff(old, changed)); err != nil {
+		t.Fatal(err)
+	}
+	want = `changed  kube: a.org/a     v1.0.0 → v1.1.0
+removed  pause: toolchain  go1.26.8
+removed  r.org/x:1         ` + string(images.DigestOf([]byte("manifest"))) + `
+2 removed, 1 changed; 0 B to fetch, ±0 installed
+`
+	if got := b.String(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	if kind := Diff(next, old)[2].Kind(); kind != "downgraded" {
 		t.Errorf("lib is %s", kind)

@@ -4,7 +4,14 @@
 // C code is linked, and neither version control nor a build id leaves a trace. A program is compiled once: the result
 // is kept in the cache under the digest of everything it is made of, so an unchanged tree costs a walk over its files.
 //
-// Rejected: keeping prebuilt binaries beside the sources (nobody can check them); asking the go command what a program
+// Programs of published modules are built in a module of their own, whose go.mod and go.sum are written from the lock:
+// every module that the build looks at has its sum there, and the toolchain its version. Several commands of such modules
+// can become one program, which is smaller than their sum where they share code (Kubernetes: 173 MB for 613). A command's
+// main package is copied and its function main renamed, nothing else is changed; so it must not embed files nor import
+// what is internal to its module.
+//
+// Rejected: keeping prebuilt binaries beside the sources (nobody can check them); modules with their go.mod beside the recipe
+// (a second lock in another language, and Go does not embed them); asking the go command what a program
 // depends on (a second per program, where hashing the whole module takes milliseconds).
 package program
 

@@ -1,6 +1,10 @@
 package recipe
 
-import "path"
+import (
+	"path"
+
+	"roost/images"
+)
 
 // Component is a part of the image that people, and the daemon, know by name: everything that its recipe file says.
 type Component struct {
@@ -22,6 +26,18 @@ type Program struct {
 	Stamps    []Setting `json:"stamps,omitempty"`    // string variables set by the linker: "import/path.name"
 	Target    string    `json:"target"`              // path in the image; "" for a program that only containers hold
 	At        Position  `json:"-"`
+}
+
+// Locked returns what of p its pins in a lock answer, and whether it has pins: a program of Roost's own sources, or of a
+// directory, has none.
+func (p *Program) Locked() (wants Program, pinned bool) {
+	return Program{Name: p.Name, Modules: p.Modules, Package: p.Package, Commands: p.Commands, Main: p.Main}, len(p.Modules) > 0 || p.Main != ""
+}
+
+// WantsDigest names what its pins answer.
+func (p *Program) WantsDigest() images.Digest {
+	wants, _ := p.Locked()
+	return digest(wants)
 }
 
 // Links returns the paths by which the commands of a program are called.

@@ -197,8 +197,8 @@ func (r *Recipe) WantsDigest() images.Digest {
 // published returns what of programs decides which modules they need.
 func (r *Recipe) published() (list []Program) {
 	for _, p := range r.Programs {
-		if len(p.Modules) > 0 {
-			list = append(list, Program{Name: p.Name, Modules: p.Modules, Package: p.Package, Commands: p.Commands, Main: p.Main})
+		if wants, pinned := p.Locked(); pinned {
+			list = append(list, wants)
 		}
 	}
 	return list
