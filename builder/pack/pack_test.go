@@ -437,6 +437,7 @@ func TestSBOM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	judgeSBOM(t, text)
 	var doc struct {
 		SPDXVersion string
 		Packages    []struct {
@@ -487,6 +488,7 @@ func TestProvenance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	judgeProvenance(t, text)
 	for _, want := range []string{
 		`"_type":"https://in-toto.io/Statement/v1"`, `"predicateType":"https://slsa.dev/provenance/v1"`,
 		fmt.Sprintf(`{"name":"uki.efi","digest":{"sha256":%q}}`, a.UKI.Digest.Hex()), `"uri":"pkg:golang/toolchain@go1.26"`, `pkg:deb/debian/tool@`,
