@@ -40,6 +40,9 @@ func (s *remote) putBlob(ctx context.Context, repository string, d release.Descr
 	for failures := 0; ; {
 		before := u.offset
 		err := u.attempt(ctx)
+		if errors.Is(err, ErrCorrupt) {
+			u.cancel(ctx)
+		}
 		if err == nil || permanent(err) || ctx.Err() != nil {
 			return err
 		}
@@ -102,9 +105,36 @@ func (u *upload) send(ctx context.Context, watch *sendWatchdog) error {
 		if err != nil {
 			return err
 		}
+		if err := ended(source); err != nil {
+			return err
+		}
 		u.offset = u.blob.Size
 	}
 	return u.finish(ctx)
+}
+
+// ended lets a source that checks its digest give its verdict, which it does at its end. A registry would refuse the blob too,
+// but cannot say whether another attempt could help.
+func ended(source io.Reader) error {
+	var extra [1]byte
+	n, err := io.ReadFull(source, extra[:])
+	if n > 0 {
+		return fmt.Errorf("more bytes than the descriptor says: %w", ErrCorrupt)
+	}
+	if err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// cancel has the registry drop what came of a blob that is not worth going on with. If it does not, it will one day.
+func (u *upload) cancel(ctx context.Context) {
+	if u.location == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, u.patience.stall)
+	defer cancel()
+	_ = u.session(ctx, request{method: http.MethodDelete, path: u.location, want: []int{http.StatusNoContent, http.StatusOK, http.StatusAccepted}})
 }
 
 // session sends a request of an upload and notes where the registry wants the next one.

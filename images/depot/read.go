@@ -95,7 +95,7 @@ func (d *Depot) readSmall(ctx context.Context, repository string, x release.Desc
 }
 
 // stream returns a verifying, resuming reader of a blob.
-func (d *Depot) stream(ctx context.Context, repository string, x release.Descriptor) io.ReadCloser {
+func (d *Depot) stream(ctx context.Context, repository string, x release.Descriptor) *verifier {
 	open := func(ctx context.Context, offset int64) (io.ReadCloser, error) {
 		return d.shelf.blob(ctx, repository, x, offset)
 	}
@@ -108,29 +108,51 @@ func (d *Depot) stream(ctx context.Context, repository string, x release.Descrip
 func (r *Release) Part(ctx context.Context, kind images.Kind) (io.ReadCloser, release.Descriptor, error) {
 	x, ok := r.Manifest.Parts[kind]
 	if !ok {
-		return nil, x, fmt.Errorf("cannot read part %q of release %s: %w", kind, r.Document.Version, ErrNotFound)
+		return nil, x, r.lacks(kind)
 	}
 	return r.depot.stream(ctx, r.repository, x), x, nil
+}
+
+func (r *Release) lacks(kind images.Kind) error {
+	return fmt.Errorf("cannot read part %q of release %s: %w", kind, r.Document.Version, ErrNotFound)
 }
 
 // Content streams one part as it is used, that is decompressed. The reader returns io.EOF only if content matched the
 // digest and size that the release document states, and never yields more bytes than that.
 func (r *Release) Content(ctx context.Context, kind images.Kind) (io.ReadCloser, images.Part, error) {
 	part := r.Document.Part(kind)
-	body, _, err := r.Part(ctx, kind)
-	if err != nil || !kind.Compressed() {
-		return body, part, err
+	x, ok := r.Manifest.Parts[kind]
+	if !ok {
+		return nil, part, r.lacks(kind)
+	}
+	body := r.depot.stream(ctx, r.repository, x)
+	if !kind.Compressed() {
+		return body, part, nil
 	}
 	decoder, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
 		return nil, part, errors.Join(fmt.Errorf("cannot decompress %s: %w", kind, err), body.Close())
 	}
-	v := &verifier{r: decoder, digest: part.Digest, size: part.Size, hash: sha256.New()}
+	v := &verifier{r: &decompressor{decoder, body}, digest: part.Digest, size: part.Size, hash: sha256.New()}
 	v.close = func() error {
 		decoder.Close()
 		return body.Close()
 	}
 	return v, part, nil
+}
+
+// decompressor tells content that is damaged from a transfer that failed.
+type decompressor struct {
+	*zstd.Decoder
+	body *verifier
+}
+
+func (d *decompressor) Read(p []byte) (int, error) {
+	n, err := d.Decoder.Read(p)
+	if err != nil && err != io.EOF && (d.body.err == nil || d.body.err == io.EOF) {
+		err = fmt.Errorf("cannot decompress %s: %w: %w", d.body.digest, ErrCorrupt, err)
+	}
+	return n, err
 }
 
 // Papers returns the SBOM, the provenance and whatever else is attached to the release, by media type; each at most 64 MiB.

@@ -25,7 +25,11 @@ import (
 type RegistryConfig struct {
 	// Allow decides about each request; nil allows every pull and no push. A push includes the pulls that go with it.
 	// Its error goes to the client as 403, or as 401 if it wraps ErrLogin.
-	Allow   func(r *http.Request, push bool, repository string) error
+	Allow func(r *http.Request, push bool, repository string) error
+	// Admit, if set, judges a release before it gets a name: when a tag is put on its manifest, with the signatures that are
+	// here by then. Its error goes to the client as 403. Whoever pushes by other means puts manifest, signature and tag in
+	// this order, as Publish and Copy do.
+	Admit   func(release.Bundle) error
 	MaxBlob int64         // bytes of the largest blob; 0: 64 GiB
 	Uploads int           // uploads begun and not finished; 0: 256
 	Stall   time.Duration // how long a pushing client may send nothing; what came until then stays. 0: 1 min
@@ -385,6 +389,9 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, q route) 
 	if err := g.checkManifest(r.Context(), data, mediaType); err != nil {
 		return err
 	}
+	if err := g.admit(r.Context(), q, data); err != nil {
+		return err
+	}
 	if err := g.layout.putManifest(r.Context(), q.repository, q.argument, mediaType, data); err != nil {
 		return err
 	}
@@ -395,6 +402,26 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, q route) 
 	w.Header().Set("Docker-Content-Digest", string(digest))
 	w.WriteHeader(http.StatusCreated)
 	g.config.Logger.Info("manifest pushed", "repository", q.repository, "reference", q.argument, "digest", digest)
+	return nil
+}
+
+// admit asks whether a release may have the name that it is about to get.
+func (g *Registry) admit(ctx context.Context, q route, manifest []byte) error {
+	if g.config.Admit == nil || validDigest(q.argument) || isRelease(manifest) != nil {
+		return nil
+	}
+	d := &Depot{shelf: g.layout}
+	r, err := d.load(ctx, q.repository, manifest)
+	if err != nil {
+		return faultf(http.StatusBadRequest, "MANIFEST_INVALID", "%v", err)
+	}
+	if r.Bundle.Signatures, err = d.signatures(ctx, r); err != nil {
+		return faultf(http.StatusBadRequest, "MANIFEST_INVALID", "signatures of %s: %v", r.Manifest.Digest, err)
+	}
+	if err := g.config.Admit(r.Bundle); err != nil {
+		g.config.Logger.Warn("release refused", "repository", q.repository, "reference", q.argument, "digest", r.Manifest.Digest, "error", err)
+		return faultf(http.StatusForbidden, "DENIED", "%v", err)
+	}
 	return nil
 }
 
