@@ -53,6 +53,7 @@ type HostUpdate struct {
 	State    string    `json:"state"` // waiting, running, done, failed, skipped
 	Phase    string    `json:"phase,omitempty"`
 	Progress int       `json:"progress,omitempty"`
+	Note     string    `json:"note,omitempty"` // what keeps it, while it is tried again
 	Failure  *Failure  `json:"failure,omitempty"`
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`

@@ -38,7 +38,7 @@ func onHost(use, shortHelp string, do func(c *cobra.Command, api *client.Client,
 }
 
 func hostTable(hosts []api.Host) Table {
-	t := Table{Head: []string{"NAME", "PERSONALITY", "PHASE", "ADMINISTRATIVE", "OPERATIONAL", "AVAILABILITY", "RELEASE", "SLOT", "UPDATE", "SEEN", "FINGERPRINT"}, Value: hosts}
+	t := Table{Head: []string{"NAME", "PERSONALITY", "PHASE", "ADMINISTRATIVE", "OPERATIONAL", "AVAILABILITY", "RELEASE", "SLOT", "UPDATE", "SEEN", "FINGERPRINT", "REASON"}, Value: hosts}
 	for _, h := range hosts {
 		release, update := "-", "-"
 		if r := h.Software.Running; r != nil {
@@ -51,7 +51,7 @@ func hostTable(hosts []api.Host) Table {
 			release += " (trial)"
 		}
 		t.Rows = append(t.Rows, []string{h.Name, dash(string(h.Personality)), string(h.Phase), string(h.Administrative), string(h.Operational),
-			string(h.Availability), release, dash(h.Software.Slot), update, ago(h.LastSeen), short(h.Fingerprint.Hex())})
+			string(h.Availability), release, dash(h.Software.Slot), update, ago(h.LastSeen), short(h.Fingerprint.Hex()), dash(h.Reason)})
 	}
 	return t
 }

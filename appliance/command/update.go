@@ -50,7 +50,7 @@ func Update() *cobra.Command {
 			return err
 		}
 		if wait && !everyHost(u) {
-			return fmt.Errorf("update %s is %s: %s", u.ID, u.State, u.Reason)
+			return unfinished(u)
 		}
 		return nil
 	}
@@ -75,6 +75,19 @@ func everyHost(u *api.Update) bool {
 	return u.State == api.Done && !slices.ContainsFunc(u.Hosts, func(h api.HostUpdate) bool { return h.State != "done" })
 }
 
+// unfinished says why an update has not reached every host, and what to do next.
+func unfinished(u *api.Update) error {
+	if u.State != api.Paused {
+		return fmt.Errorf("update %s is %s: %s", u.ID, u.State, u.Reason)
+	}
+	name := ""
+	if i := slices.IndexFunc(u.Hosts, func(h api.HostUpdate) bool { return h.State == "failed" }); i >= 0 {
+		name = u.Hosts[i].Name
+	}
+	return fmt.Errorf("update %s is paused: %s\n  roost host show %s       tells all that is known\n  roost update resume %s   tries again, or skips a host that refuses the release now\n"+
+		"  roost update abort %s    gives up; hosts that are done stay updated", u.ID, u.Reason, name, u.ID, u.ID)
+}
+
 func steerUpdate(c *cobra.Command, args []string, format string, do func(*client.Client, context.Context, string) (*api.Update, error)) error {
 	site, err := connect(c)
 	if err != nil {
@@ -90,7 +103,7 @@ func steerUpdate(c *cobra.Command, args []string, format string, do func(*client
 func updateTable(u *api.Update) Table {
 	t := Table{Head: []string{"UPDATE", "RELEASE", "STATE", "HOST", "HOST STATE", "PHASE", "FAILURE"}, Value: u}
 	for _, h := range u.Hosts {
-		failure := "-"
+		failure := dash(h.Note)
 		if h.Failure != nil {
 			failure = h.Failure.Reason
 		}
@@ -110,7 +123,11 @@ func awaitUpdate(c *cobra.Command, site *client.Client, id string) (*api.Update,
 			return err
 		}
 		for _, h := range u.Hosts {
-			if step := h.State + " " + h.Phase; shown[h.Host] != step {
+			step := h.State + " " + h.Phase
+			if h.Note != "" {
+				step = h.State + ", tried again: " + h.Note
+			}
+			if shown[h.Host] != step {
 				shown[h.Host] = step
 				fmt.Fprintf(c.ErrOrStderr(), "%s: %s\n", h.Name, step)
 			}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"roost/appliance/api"
 	"roost/images"
@@ -48,6 +49,7 @@ type Agent struct {
 	Slot     string                           // that holds it: a or b
 	Records  func() ([]slot.Installed, error) // what the slots hold
 	Begin    func() error                     // called before an update is asked for; nil: nothing
+	Patience time.Duration                    // for a release to be found and judged, while the host reports nothing; 10 s when zero
 	Log      *slog.Logger
 
 	mu      sync.Mutex // guards the fields below
@@ -127,7 +129,13 @@ func (a *Agent) attempt(ctx context.Context, orders *api.Orders) error {
 			return err
 		}
 	}
-	err := a.Engine.Update(ctx, orders.Wanted.Name+"@"+string(orders.Wanted.Digest), orders.Force)
+	patience := a.Patience
+	if patience == 0 {
+		patience = 10 * time.Second
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the site's registry did not answer within %s", patience))
+	defer cancel()
+	err := a.Engine.Update(limited, orders.Wanted.Name+"@"+string(orders.Wanted.Digest), orders.Force)
 	if err != nil && !refusal(err) {
 		a.trouble = err.Error()
 		a.Log.Warn("cannot begin update yet", "release", orders.Wanted.Version, "error", err)

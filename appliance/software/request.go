@@ -27,13 +27,13 @@ func (m *Manager) Start(ctx context.Context, by store.Actor, want *api.Update) (
 		if other := current(tx); other != nil {
 			return &api.Problem{Kind: api.Conflict,
 				Detail: fmt.Sprintf("cannot start update: update %s to %s is %s", other.ID, other.Release.Version, other.State),
-				Hint:   "wait for it, or resume or abort it"}
+				Hint:   "roost update status " + other.ID + " shows how far it is; wait for it, or end it with roost update abort " + other.ID}
 		}
 		hosts, err := choose(tx, want.Only)
 		if err != nil {
 			return err
 		}
-		if err := admissible(hosts, release, want.Force); err != nil {
+		if err := admissible(tx, hosts, release, want.Force); err != nil {
 			return err
 		}
 		update = &api.Update{
@@ -113,20 +113,20 @@ func choose(tx *store.Tx, only []string) (hosts []*api.Host, err error) {
 }
 
 // admissible refuses a release that could not go onto these hosts, before any of them is touched.
-func admissible(hosts []*api.Host, release *api.Release, force bool) error {
+func admissible(tx *store.Tx, hosts []*api.Host, release *api.Release, force bool) error {
 	same := 0
 	for _, h := range hosts {
-		running := h.Software.Running
+		running, hardware := h.Software.Running, store.PerHost[api.Inventory]("inventory").Get(tx, h.ID)
 		switch {
 		case slices.Contains(refusals(h), release.Digest):
 			return &api.Problem{Kind: api.Conflict, Detail: fmt.Sprintf("cannot start update: host %s refuses %s %s, which failed on it", h.Name, release.Name, release.Version),
 				Hint: "roost host show " + h.Name + " tells why; roost host clear " + h.Name + " lifts the refusal"}
+		case hardware != nil && hardware.CPU.Architecture != release.Architecture:
+			return api.Invalid.Errorf("cannot start update: release %s %s is for %s, host %s is %s", release.Name, release.Version, release.Architecture, h.Name, hardware.CPU.Architecture)
 		case running == nil:
 			continue
 		case running.Digest == release.Digest:
 			same++
-		case running.Architecture != "" && running.Architecture != release.Architecture:
-			return api.Invalid.Errorf("cannot start update: release %s %s is for %s, host %s is %s", release.Name, release.Version, release.Architecture, h.Name, running.Architecture)
 		case force:
 		case running.Name == release.Name && release.Version.Compare(running.Version) < 0:
 			return &api.Problem{Kind: api.Conflict, Detail: fmt.Sprintf("cannot start update: %s is older than %s, which host %s runs", release.Version, running.Version, h.Name), Hint: "use --force to go back on purpose"}

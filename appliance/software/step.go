@@ -67,7 +67,7 @@ func observe(hu *api.HostUpdate, h *api.Host, u *api.Update, now time.Time, limi
 		hu.State, hu.Finished = skipped, now
 		return nil, ""
 	}
-	hu.Phase, hu.Progress = h.Software.Phase, h.Software.Progress
+	hu.Phase, hu.Progress, hu.Note = h.Software.Phase, h.Software.Progress, ""
 	refused := slices.IndexFunc(h.Software.Failures, func(f api.Failure) bool {
 		return f.Release == u.Release.Digest && !slices.Contains(h.Software.Cleared, f.Release)
 	})
@@ -76,22 +76,36 @@ func observe(hu *api.HostUpdate, h *api.Host, u *api.Update, now time.Time, limi
 	case answered && refused >= 0 && !moving(h.Software.Phase):
 		failure := h.Software.Failures[refused]
 		hu.Failure = &failure
-		fault = fmt.Sprintf("host %s does not hold %s: %s", h.Name, u.Release.Version, failure.Reason)
+		fault = fmt.Sprintf("host %s does not hold %s: %s%s", h.Name, u.Release.Version, failure.Reason, stillRuns(h))
 	case runs(h, u) && !h.Software.Trial && h.Availability == api.Available:
 		hu.State, hu.Finished, hu.Phase, hu.Progress = done, now, "committed", 100
 		return []wish{{hu.Host, false}}, ""
 	case answered && (h.Software.Phase == "refused" || h.Software.Phase == "failed"):
 		hu.Failure = &api.Failure{Release: u.Release.Digest, Version: u.Release.Version, Reason: h.Software.Error, Time: now}
-		fault = fmt.Sprintf("host %s does not take %s: %s", h.Name, u.Release.Version, h.Software.Error)
+		fault = fmt.Sprintf("host %s does not take %s: %s%s", h.Name, u.Release.Version, h.Software.Error, stillRuns(h))
 	case now.Sub(hu.Started) > limit:
 		why := fmt.Sprintf("no result after %s, last phase %s", limit, orNone(hu.Phase))
+		if !answered && h.Software.Error != "" {
+			why = fmt.Sprintf("not begun after %s: %s", limit, h.Software.Error)
+		}
 		hu.Failure = &api.Failure{Release: u.Release.Digest, Version: u.Release.Version, Reason: why, Time: now}
 		fault = fmt.Sprintf("host %s: %s", h.Name, why)
 	default:
+		if !answered {
+			hu.Note = h.Software.Error
+		}
 		return nil, ""
 	}
 	hu.State, hu.Finished = failed, now
 	return []wish{{hu.Host, false}}, fault
+}
+
+// stillRuns tells what became of a host that did not take a release.
+func stillRuns(h *api.Host) string {
+	if h.Software.Running == nil {
+		return ""
+	}
+	return "; it runs " + string(h.Software.Running.Version)
 }
 
 // start lets waiting hosts begin while there is room. Controllers wait for all others and go one by one. blocked says which

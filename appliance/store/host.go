@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"strings"
 
 	"roost/appliance/api"
@@ -26,7 +27,8 @@ func FindHost(tx *Tx, ref string) (*api.Host, error) {
 	}
 	switch len(found) {
 	case 0:
-		return nil, api.NotFound.Errorf("cannot find host %q: no host has this name, id or fingerprint", ref)
+		return nil, &api.Problem{Kind: api.NotFound, Detail: fmt.Sprintf("cannot find host %q: no host has this name, id or fingerprint", ref),
+			Hint: "roost host list shows all; a machine that left for a day is forgotten until it boots from the network again"}
 	case 1:
 		return Hosts().Get(tx, found[0].ID), nil
 	}
