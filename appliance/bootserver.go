@@ -33,7 +33,7 @@ func (b *BootServer) Run(ctx context.Context) error {
 			return err
 		}
 		defer d.Close()
-		return b.serve(ctx, pxe.Everyone(b.Release), newShelf(d, b.Depot))
+		return b.serve(ctx, pxe.Everyone(b.Release), newShelf(d, b.Depot, nil))
 	}
 	address, err := ownAddress(b.PXE.Interfaces)
 	if err != nil {

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"fmt"
 	"log/slog"
 	"net"
@@ -27,12 +28,13 @@ type ControlConfig struct {
 	Dir       string // holds store and, unless Depot says otherwise, the shelf
 	Depot     string // OCI layout directory with the site's releases; Dir/depot when empty
 	Authority *trust.Authority
-	Site      api.Site     // what is recorded at the first start
-	Self      *api.Host    // this controller's own record at the first start; nil on the seed
-	Config    *api.Config  // and its configuration
-	Registry  string       // base URL that machines pull from
-	Addresses []net.IP     // in the server's certificate
-	Trust     trust.Config // Configure, Auto and Limits are taken from it
+	Site      api.Site           // what is recorded at the first start
+	Self      *api.Host          // this controller's own record at the first start; nil on the seed
+	Config    *api.Config        // and its configuration
+	Registry  string             // base URL that machines pull from
+	Keys      []*ecdsa.PublicKey // releases must be signed by one of them to be pushed, rolled out or installed; nil: only hosts judge
+	Addresses []net.IP           // in the server's certificate
+	Trust     trust.Config       // Configure, Auto and Limits are taken from it
 	Beat      time.Duration
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -74,17 +76,18 @@ func OpenControl(ctx context.Context, config ControlConfig) (c *Control, err err
 	if err = c.begin(ctx); err != nil {
 		return nil, err
 	}
+	if c.depot, err = depot.Open(ctx, "oci:"+config.Depot, depot.Options{Create: true}); err != nil {
+		return nil, err
+	}
+	c.shelf = newShelf(c.depot, config.Depot, config.Keys)
 	registry, err := depot.NewRegistry(config.Depot, depot.RegistryConfig{
 		Allow:  func(*http.Request, bool, string) error { return nil }, // package server has decided before
+		Admit:  c.shelf.trusted,
 		Logger: config.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if c.depot, err = depot.Open(ctx, "oci:"+config.Depot, depot.Options{}); err != nil {
-		return nil, err
-	}
-	c.shelf = newShelf(c.depot, config.Depot)
 	c.roster = &roster{store: c.store, log: config.Log}
 	t := config.Trust
 	t.Store, t.Authority, t.Shelf, t.Registry, t.Now, t.Log = c.store, config.Authority, c.shelf, config.Registry, config.Now, config.Log

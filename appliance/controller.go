@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"log/slog"
 	"net"
 	"strings"
@@ -18,6 +19,7 @@ type ControllerConfig struct {
 	Identity  *trust.Identity
 	Authority *trust.Authority
 	Addresses []net.IP
+	Keys      []*ecdsa.PublicKey // that this controller's own image trusts to sign releases
 	Limits    trust.Limits
 	Beat      time.Duration
 	Now       func() time.Time
@@ -43,7 +45,7 @@ func OpenController(ctx context.Context, config ControllerConfig) (*Control, err
 	}
 	return OpenControl(ctx, ControlConfig{
 		Dir: config.Dir, Authority: config.Authority, Site: site, Self: self, Config: &a.Config, Registry: a.Controllers[0],
-		Addresses: config.Addresses, Trust: trust.Config{Limits: config.Limits, Configure: workerConfig(a)},
+		Addresses: config.Addresses, Keys: config.Keys, Trust: trust.Config{Limits: config.Limits, Configure: workerConfig(a)},
 		Beat: config.Beat, Now: config.Now, Log: config.Log,
 	})
 }

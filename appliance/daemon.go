@@ -185,8 +185,12 @@ func (d *daemon) control(ctx context.Context, id *trust.Identity, group *errgrou
 	if err != nil {
 		return err
 	}
+	keys, err := d.releaseKeys()
+	if err != nil {
+		return err
+	}
 	control, err := OpenController(ctx, ControllerConfig{
-		Dir: filepath.Join(d.root, controlDir), Identity: id, Authority: authority, Addresses: ownAddresses(d.machine), Log: d.log,
+		Dir: filepath.Join(d.root, controlDir), Identity: id, Authority: authority, Addresses: ownAddresses(d.machine), Keys: keys, Log: d.log,
 	})
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ type Fetcher struct {
 	Registry  string            // base URL
 	Transport http.RoundTripper // with the host's certificate
 	Keys      []*ecdsa.PublicKey
+	Patience  depot.Options // with a registry that stalls or breaks off, the other fields are not used; zero: as package depot has it
 }
 
 // Open finds the release and verifies its signature. Whether it is new enough, fits, or failed before is for the update
@@ -36,7 +37,8 @@ func (f *Fetcher) Open(ctx context.Context, reference string) (*updater.Source, 
 	if _, err := images.ParseDigest(digest); err != nil || !ok {
 		return nil, fmt.Errorf("cannot fetch %q: want NAME@sha256:…", reference)
 	}
-	shelf, err := depot.Open(ctx, "docker://"+base.Host+"/"+name, depot.Options{Transport: f.Transport})
+	options := depot.Options{Transport: f.Transport, Stall: f.Patience.Stall, Retries: f.Patience.Retries, Pause: f.Patience.Pause}
+	shelf, err := depot.Open(ctx, "docker://"+base.Host+"/"+name, options)
 	if err != nil {
 		return nil, err
 	}
@@ -54,5 +56,6 @@ func (f *Fetcher) Open(ctx context.Context, reference string) (*updater.Source, 
 			content, _, err := found.Content(ctx, kind)
 			return content, err
 		},
+		Close: shelf.Close,
 	}, nil
 }

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"net"
 	"path/filepath"
@@ -25,7 +26,7 @@ func (l *lab) startController(m *machine) {
 	}
 	c, err := OpenController(context.Background(), ControllerConfig{
 		Dir: filepath.Join(m.dir, "control"), Identity: m.identity, Authority: authority, Addresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		Beat: 100 * time.Millisecond, Log: l.log,
+		Keys: []*ecdsa.PublicKey{&l.key.PublicKey}, Limits: l.limits, Beat: 100 * time.Millisecond, Log: l.log,
 	})
 	if err != nil {
 		l.t.Fatal(err)

@@ -205,11 +205,16 @@ func (d *daemon) install(ctx context.Context, key *trust.Key, a *api.Assignment,
 			}
 		},
 	}
-	if _, err := os.Stat(boot.EFIVars); err == nil {
-		i.Variables = &boot.Variables{Dir: boot.EFIVars}
+	if vars := filepath.Join("/", d.root, boot.EFIVars); exists(vars) {
+		i.Variables = &boot.Variables{Dir: vars}
 	}
 	err = i.Install(ctx, install.Request{Manifest: source.Manifest, Release: source.Release, Open: source.Open, Files: files, Wipe: a.Wipe, Seed: seed[:]})
 	return errors.Join(err, closer.Close())
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // sector is the logical sector size of a disk in bytes.

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"sync"
@@ -9,19 +10,30 @@ import (
 	"roost/appliance/api"
 	"roost/images"
 	"roost/images/depot"
+	"roost/images/release"
 )
 
 // shelf shows the site's depot to the managers. What a digest names never changes, so each release is read once.
 type shelf struct {
 	depot *depot.Depot
-	dir   string // of the layout
+	dir   string             // of the layout
+	keys  []*ecdsa.PublicKey // that releases must be signed by; nil: whoever uses the shelf judges
 
 	mu    sync.Mutex // guards known
 	known map[images.Digest]*depot.Release
 }
 
-func newShelf(d *depot.Depot, dir string) *shelf {
-	return &shelf{depot: d, dir: dir, known: map[images.Digest]*depot.Release{}}
+func newShelf(d *depot.Depot, dir string, keys []*ecdsa.PublicKey) *shelf {
+	return &shelf{depot: d, dir: dir, keys: keys, known: map[images.Digest]*depot.Release{}}
+}
+
+// trusted judges whether hosts of this site could take a release. Each host judges again by the keys of its own image.
+func (s *shelf) trusted(b release.Bundle) error {
+	if s.keys == nil {
+		return nil
+	}
+	_, err := release.Verify(b, release.Policy{Keys: s.keys})
+	return err
 }
 
 func (s *shelf) get(ctx context.Context, digest images.Digest) (*depot.Release, error) {
@@ -37,6 +49,10 @@ func (s *shelf) get(ctx context.Context, digest images.Digest) (*depot.Release, 
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := s.trusted(r.Bundle); err != nil { // not remembered: it may be signed later
+		return nil, &api.Problem{Kind: api.Invalid, Detail: fmt.Sprintf("cannot use release %s %s: %v", r.Document.Name, r.Document.Version, err),
+			Hint: "no host would take it; build it with the release key of this site's images and push it again"}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,7 +70,7 @@ func (s *shelf) Release(ctx context.Context, digest images.Digest) (*api.Release
 	return describe(r), &needs, nil
 }
 
-// Releases lists the shelf. A release that cannot be read is left out; the registry tells of it.
+// Releases lists the shelf. A release that cannot be read or is not to be trusted is left out; the registry tells of it.
 func (s *shelf) Releases(ctx context.Context) ([]api.Release, error) {
 	entries, err := s.depot.List(ctx)
 	if err != nil {
@@ -66,6 +82,9 @@ func (s *shelf) Releases(ctx context.Context) ([]api.Release, error) {
 			continue
 		}
 		r, err := s.get(ctx, entry.Digest)
+		if api.Invalid.In(err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -41,13 +41,15 @@ type lab struct {
 	key     *ecdsa.PrivateKey // signs releases
 	log     *slog.Logger
 
-	address string // of the controller, the same after its restart
+	limits  trust.Limits
+	roots   map[string]string // root hash by version, of releases made to be installed for real
+	address string            // of the controller, the same after its restart
 	stop    func()
 	admin   *client.Client
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, dir: t.TempDir(), key: releasetest.Key(t), log: slog.New(slog.DiscardHandler)}
+	l := &lab{t: t, dir: t.TempDir(), roots: map[string]string{}, key: releasetest.Key(t), log: slog.New(slog.DiscardHandler)}
 	if testing.Verbose() && os.Getenv("LAB_LOG") != "" {
 		l.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -117,10 +119,14 @@ type machine struct {
 	console  strings.Builder
 	mu       sync.Mutex // guards console
 	identity *trust.Identity
+	disk     api.Disk
+	writes   installer // installs the machine; nil: install
 }
 
+type installer func(ctx context.Context, key *trust.Key, a *api.Assignment, site *client.Client, progress func(int64, int64)) error
+
 func (l *lab) machine(n int) *machine {
-	return &machine{lab: l, n: n, dir: filepath.Join(l.dir, fmt.Sprintf("machine%d", n))}
+	return &machine{lab: l, n: n, dir: filepath.Join(l.dir, fmt.Sprintf("machine%d", n)), disk: api.Disk{Path: "/dev/vda", Size: 20 << 30}}
 }
 
 func (m *machine) inventory() (*api.Inventory, error) {
@@ -129,7 +135,7 @@ func (m *machine) inventory() (*api.Inventory, error) {
 	i.Firmware.Kind, i.Firmware.SecureBoot = "uefi", "enabled"
 	i.CPU.Architecture, i.CPU.Threads = "amd64", 4
 	i.NICs = []api.NIC{{Name: "eth0", MAC: mac(m.n)}}
-	i.Disks = []api.Disk{{Path: "/dev/vda", Size: 20 << 30}}
+	i.Disks = []api.Disk{m.disk}
 	return i, nil
 }
 
@@ -148,10 +154,13 @@ func (m *machine) discover(ctx context.Context, enrolAt string) error {
 	}{"lab", "https://" + enrolAt, pin}
 	ctx, off := context.WithCancel(ctx)
 	defer off()
-	installed := false
+	installed, write := false, m.writes
+	if write == nil {
+		write = m.install
+	}
 	d := &Discovery{
 		Boot: boot, BootID: fmt.Sprintf("boot-%d-%d", m.n, m.boots), Inventory: m.inventory, Now: time.Now, Log: m.lab.log,
-		Patience: time.Second, Pause: 20 * time.Millisecond, Install: m.install, Console: m.say,
+		Patience: time.Second, Pause: 20 * time.Millisecond, Install: write, Console: m.say,
 		Reboot: func(context.Context) error { installed = true; off(); return nil },
 	}
 	err = d.Run(ctx)
