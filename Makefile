@@ -2,7 +2,7 @@
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E env PATH="$$PATH",)
 HOST := qemu-system-x86 qemu-utils ovmf systemd-boot-efi erofs-utils cryptsetup-bin sbsigntool gdisk dosfstools mtools efitools e2fsprogs iproute2 dnsmasq-base xorriso xz-utils zstd gpgv dbus
 
-.PHONY: run test lint soak build host
+.PHONY: run test lint soak bench build host
 
 build:
 	go build -o out/roost .
@@ -23,6 +23,11 @@ lint:
 
 soak: host
 	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_VM=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v ./test/... ./builder/lock
+
+# bench compares Roost with its peers, which it takes from a Debian 13 tree of its own: nothing of theirs is installed here.
+bench: HOST += mmdebstrap
+bench: host
+	$(ROOT) go run ./test/bench $(BENCH)
 
 # host installs what this computer lacks, from Debian.
 host:
