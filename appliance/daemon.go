@@ -114,8 +114,12 @@ func (d *daemon) discover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	install := d.install
+	if d.boot.Contained() {
+		install = d.adopt
+	}
 	discovery := &Discovery{
-		Boot: d.boot, BootID: d.bootID, Pins: pins, Inventory: d.inventory, Install: d.install, Reboot: d.machine.Reboot,
+		Boot: d.boot, BootID: d.bootID, Pins: pins, Inventory: d.inventory, Install: install, Reboot: d.machine.Reboot,
 		Console: d.machine.Console, Now: time.Now, Log: d.log,
 	}
 	return discovery.Run(ctx)
@@ -127,6 +131,7 @@ func (d *daemon) inventory() (*api.Inventory, error) {
 	defer d.mu.Unlock()
 	if now := time.Now(); d.hardware == nil || now.Sub(d.read) > time.Minute {
 		d.hardware, d.read = inventory.Read(d.root), now
+		d.boot.Describe(d.hardware)
 	}
 	return d.hardware, nil
 }
@@ -144,15 +149,14 @@ func (d *daemon) serve(ctx context.Context, id *trust.Identity) error {
 	if err != nil {
 		return err
 	}
-	device, closer, err := slot.OpenDevice(d.boot.Disk)
+	slots, esp, closer, err := d.openDisk()
 	if err != nil {
 		return err
 	}
 	defer closer.Close()
-	slots := &slot.Disk{Device: device}
 	gates := &Gates{System: d.machine, Controller: func(ctx context.Context) error { _, err := site.Site(ctx); return err }}
 	fetcher := &Fetcher{Registry: id.Assignment.Controllers[0], Transport: site.Transport(), Keys: keys}
-	engine, host := openEngine(d, d.boot.Disk, slots, fetcher, gates)
+	engine, host := openEngine(d, slots, esp, fetcher, gates)
 	if err := engine.Start(ctx); err != nil {
 		return err
 	}

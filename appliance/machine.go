@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -129,14 +130,27 @@ func (h *engineHost) Reboot(ctx context.Context) error {
 	return errors.Join(h.note(notes), h.machine.Reboot(ctx))
 }
 
+// openDisk opens what the update engine works on: the slots and the EFI system partition of the disk that this machine
+// started from.
+func (d *daemon) openDisk() (updater.Slots, updater.Boot, io.Closer, error) {
+	if d.boot.Contained() {
+		return slotless{}, slotless{}, slotless{}, nil
+	}
+	device, closer, err := slot.OpenDevice(d.boot.Disk)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	esp := &boot.Partition{Device: bootPartition(boot.Variables{Dir: boot.EFIVars}, d.boot.Disk), Dir: "/run/roost/esp", Log: d.log}
+	return &slot.Disk{Device: device}, esp, closer, nil
+}
+
 // openEngine makes the update engine of this machine.
-func openEngine(d *daemon, disk string, slots updater.Slots, fetcher updater.Fetcher, gates updater.Gates) (*updater.Updater, *engineHost) {
+func openEngine(d *daemon, slots updater.Slots, esp updater.Boot, fetcher updater.Fetcher, gates updater.Gates) (*updater.Updater, *engineHost) {
 	vars := boot.Variables{Dir: boot.EFIVars}
 	host := &engineHost{machine: d.machine, rootHash: d.boot.RootHash, vars: vars, state: d.state}
 	return &updater.Updater{
 		Journal: d.state, Fetcher: fetcher, Slots: slots, Gates: gates, Log: d.log, Now: time.Now, Pause: 5 * time.Second,
-		Boot: &boot.Partition{Device: bootPartition(vars, disk), Dir: "/run/roost/esp", Log: d.log},
-		Host: host,
+		Boot: esp, Host: host,
 	}, host
 }
 

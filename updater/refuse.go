@@ -15,6 +15,7 @@ var (
 	ErrArchitecture = errors.New("for another architecture")
 	ErrName         = errors.New("another recipe's release")
 	ErrDoesNotFit   = errors.New("does not fit")
+	ErrNoSlots      = errors.New("it has no slots")
 	ErrNoFallback   = errors.New("no other version to return to")
 )
 

@@ -73,7 +73,7 @@ type Host struct {
 	BootMAC     string        `json:"bootMAC,omitempty"`
 	Rivals      []string      `json:"rivals,omitempty"` // ids of live hosts that claim the same UUID or MAC with another key
 	Addresses   []string      `json:"addresses,omitempty"`
-	Origin      string        `json:"origin,omitempty"`     // of the running boot: disk, network, iso
+	Origin      string        `json:"origin,omitempty"`     // of the running boot: disk, network, iso, container
 	SecureBoot  string        `json:"secureBoot,omitempty"` // enabled, disabled, setup, unsupported
 	BootID      string        `json:"bootID,omitempty"`     // of the running kernel
 

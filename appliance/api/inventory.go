@@ -21,7 +21,7 @@ type Inventory struct {
 	} `json:"system"`
 
 	Firmware struct {
-		Kind       string `json:"kind"` // uefi or bios
+		Kind       string `json:"kind"` // uefi, bios, or container (of the lab)
 		Vendor     string `json:"vendor,omitempty"`
 		Version    string `json:"version,omitempty"`
 		Date       string `json:"date,omitempty"`

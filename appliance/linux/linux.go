@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"roost/appliance/api"
 	"roost/images"
 )
 
@@ -32,7 +33,7 @@ func (m Machine) path(elem ...string) string {
 
 // Boot is how this boot came about, as the initrd wrote it to /run/roost/boot.json. It is information, not authority.
 type Boot struct {
-	Origin     string        `json:"origin"` // disk, network or iso
+	Origin     string        `json:"origin"` // disk, network, iso or container
 	RootHash   string        `json:"rootHash"`
 	Trial      bool          `json:"trial"`
 	Disk       string        `json:"disk"`
@@ -46,6 +47,7 @@ type Boot struct {
 		Controller    string        `json:"controller"`
 		CAFingerprint images.Digest `json:"caFingerprint"`
 	} `json:"site"`
+	Hardware *api.Inventory `json:"hardware"` // of a container, as the lab made it
 }
 
 // Boot reads the record of this boot.
@@ -63,9 +65,9 @@ func parseBoot(b []byte) (*Boot, error) {
 		return nil, fmt.Errorf("cannot read record of this boot: %w", err)
 	}
 	switch boot.Origin {
-	case "disk", "network", "iso":
+	case "disk", "network", "iso", "container":
 	default:
-		return nil, fmt.Errorf("cannot read record of this boot: origin %q is none of disk, network, iso", boot.Origin)
+		return nil, fmt.Errorf("cannot read record of this boot: origin %q is none of disk, network, iso, container", boot.Origin)
 	}
 	return boot, nil
 }

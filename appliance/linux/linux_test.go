@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"roost/appliance/api"
 )
 
 func tree(t *testing.T, files map[string]string) Machine {
@@ -45,6 +47,26 @@ func TestBoot(t *testing.T) {
 	}
 	if _, err := parseBoot([]byte(`{"origin":"moon"}`)); err == nil {
 		t.Error("an unknown origin is accepted")
+	}
+}
+
+// TestDescribe replaces the hardware of a container, and of nothing else.
+func TestDescribe(t *testing.T) {
+	const record = `{"origin":"ORIGIN","hardware":{"system":{"uuid":"u"},"firmware":{"kind":"container"},"disks":[{"path":"/var"}],"nics":[{"name":"eth0","mac":"m"}]}}`
+	for origin, want := range map[string]string{"container": "u container /var m", "network": "host uefi /dev/sda h"} {
+		boot, err := parseBoot([]byte(strings.Replace(record, "ORIGIN", origin, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := &api.Inventory{Memory: 7, BMC: "/dev/ipmi0", Disks: []api.Disk{{Path: "/dev/sda"}}, NICs: []api.NIC{{MAC: "h"}}, PCI: []api.Device{{}}}
+		i.System.UUID, i.Firmware.Kind = "host", "uefi"
+		boot.Describe(i)
+		if got := strings.Join([]string{i.System.UUID, i.Firmware.Kind, i.Disks[0].Path, i.NICs[0].MAC}, " "); got != want || i.Memory != 7 {
+			t.Errorf("%s: got %s, want %s", origin, got, want)
+		}
+		if contained := origin == "container"; boot.Contained() != contained || (i.BMC == "") != contained || (i.PCI == nil) != contained {
+			t.Errorf("%s: contained %v, %+v", origin, boot.Contained(), i)
+		}
 	}
 }
 

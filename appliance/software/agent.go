@@ -151,7 +151,7 @@ func (a *Agent) attempt(ctx context.Context, orders *api.Orders) error {
 
 func refusal(err error) bool {
 	for _, known := range []error{
-		updater.ErrFailedBefore, updater.ErrOlder, updater.ErrRebuilt, updater.ErrFloor, updater.ErrArchitecture, updater.ErrName, updater.ErrDoesNotFit,
+		updater.ErrFailedBefore, updater.ErrOlder, updater.ErrRebuilt, updater.ErrFloor, updater.ErrArchitecture, updater.ErrName, updater.ErrDoesNotFit, updater.ErrNoSlots,
 		ErrUntrusted,
 	} {
 		if errors.Is(err, known) {
