@@ -42,6 +42,9 @@ import (
 )
 
 func main() {
+	if status, done := lab.Helper(os.Args); done {
+		os.Exit(status)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -170,21 +173,7 @@ func labCommand() *cobra.Command {
 			return m.Console(c.Context(), c.InOrStdin(), c.OutOrStdout())
 		},
 	}
-	inside := &cobra.Command{
-		Use: "exec -- COMMAND [ARG...]", Short: "Run a command inside the lab's network", Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			l, err := open()
-			if err != nil {
-				return err
-			}
-			cmd := exec.CommandContext(c.Context(), args[0], args[1:]...)
-			cmd.Stdin, cmd.Stdout, cmd.Stderr = c.InOrStdin(), c.OutOrStdout(), c.ErrOrStderr()
-			if err := l.Start(cmd); err != nil {
-				return fmt.Errorf("cannot run %s: %v", args[0], err)
-			}
-			return cmd.Wait()
-		},
-	}
+	inside := labExecCommand(open)
 	down := &cobra.Command{
 		Use: "down", Short: "Power every machine off and remove the lab, disks included", Args: command.Exact(0),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -195,18 +184,53 @@ func labCommand() *cobra.Command {
 			return l.Down()
 		},
 	}
-	c := command.Noun("lab", "A virtual site on this computer: machines with real firmware on a private network",
+	c := command.Noun("lab", "A virtual site on this computer: virtual machines with real firmware, or containers, on a private network",
 		labUpCommand(&name), labStatusCommand(&name), console, power, inside, down)
 	c.PersistentFlags().StringVar(&name, "name", "lab", "name of the lab")
+	return c
+}
+
+func labExecCommand(open func() (*lab.Lab, error)) *cobra.Command {
+	var in string
+	c := &cobra.Command{
+		Use: "exec -- COMMAND [ARG...]", Short: "Run a command inside the lab's network, or in a container with --in", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			cmd := exec.CommandContext(c.Context(), args[0], args[1:]...)
+			if in != "" {
+				m, err := l.Machine(in)
+				if err != nil {
+					return err
+				}
+				if cmd, err = m.Command(c.Context(), args...); err != nil {
+					return err
+				}
+			}
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = c.InOrStdin(), c.OutOrStdout(), c.ErrOrStderr()
+			if err := l.Start(cmd); err != nil {
+				return fmt.Errorf("cannot run %s: %v", args[0], err)
+			}
+			return cmd.Wait()
+		},
+	}
+	c.Flags().StringVar(&in, "in", "", "the container to run it in, as root there")
 	return c
 }
 
 func labUpCommand(name *string) *cobra.Command {
 	var count int
 	var memory, disk int64
-	var keysDir string
+	var keysDir, kind, depotRef, which string
+	var disks []int64
 	c := &cobra.Command{
 		Use: "up", Short: "Make the lab, its network and its machines, powered off", Args: command.Exact(0),
+		Long: "Make the lab, its network and its machines, powered off. What is there already stays.\n\n" +
+			"Machines are virtual (m1, m2 …): real firmware, an empty disk, a kernel of their own. Or they are containers (c1, c2 …):\n" +
+			"systemd of a release from a depot, on this computer's kernel, at its full speed. Containers join the same site, but have no\n" +
+			"firmware and no slots: they cannot be updated, only made anew. Both kinds may be in one lab.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			config := lab.Config{Name: *name}
 			if keysDir != "" {
@@ -220,17 +244,41 @@ func labUpCommand(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			how, spec := "native speed", lab.Spec{Memory: memory << 20, Disk: disk << 30}
+			switch lab.Kind(kind) {
+			case lab.VirtualMachine:
+				how, err = l.Accelerator(c.Context())
+			case lab.Container:
+				spec.Kind = lab.Container
+				for _, gigabytes := range disks {
+					spec.Disks = append(spec.Disks, gigabytes<<30)
+				}
+				err = withRelease(c, depotRef, which, func(r *depot.Release) error {
+					spec.Root, err = l.Unpack(c.Context(), r)
+					return err
+				})
+			default:
+				err = &command.UsageError{Command: c, Err: fmt.Errorf("cannot make a %q: want vm or container", kind)}
+			}
+			if err != nil {
+				return err
+			}
 			for i := range count {
-				m, err := l.Add(lab.Spec{Name: fmt.Sprintf("m%d", i+1), Memory: memory << 20, Disk: disk << 30})
+				spec.Name = fmt.Sprintf("%s%d", map[lab.Kind]string{"": "m", lab.Container: "c"}[spec.Kind], i+1)
+				m, err := l.Add(spec)
 				if err != nil {
 					return err
 				}
 				fmt.Fprintf(c.OutOrStdout(), "%s  %s\n", m.Name, m.MAC())
 			}
-			fmt.Fprintf(c.OutOrStdout(), "Lab %s is up (%s). Power a machine on with roost lab power m1 on.\n", l.Name(), l.Accelerator())
+			fmt.Fprintf(c.OutOrStdout(), "Lab %s is up (%s). Power a machine on with roost lab power %s on.\n", l.Name(), how, spec.Name)
 			return nil
 		},
 	}
+	c.Flags().StringVar(&kind, "kind", string(lab.VirtualMachine), "what the machines are: vm or container")
+	c.Flags().StringVar(&depotRef, "depot", "out/depot", "depot with the release that containers run")
+	c.Flags().StringVar(&which, "release", "", "which release of the depot: digest, version or NAME:VERSION; the newest when empty")
+	c.Flags().Int64SliceVar(&disks, "data-disk", nil, "size in GiB of a block device that each container gets (sparse); may be given several times")
 	c.Flags().IntVarP(&count, "machines", "n", 2, "number of machines")
 	c.Flags().Int64Var(&memory, "memory", 2048, "memory of each machine in MiB")
 	c.Flags().Int64Var(&disk, "disk", 32, "disk of each machine in GiB (sparse)")
@@ -265,15 +313,15 @@ func labStatusCommand(name *string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		t := command.Table{Head: []string{"NAME", "POWER", "MAC", "CONSOLE LOG"}}
+		t := command.Table{Head: []string{"NAME", "KIND", "POWER", "MAC", "CONSOLE LOG"}}
 		var value []map[string]string
 		for _, m := range machines {
 			power := "off"
 			if m.Running() {
 				power = "on"
 			}
-			t.Rows = append(t.Rows, []string{m.Name, power, m.MAC(), m.ConsoleLog()})
-			value = append(value, map[string]string{"name": m.Name, "power": power, "mac": m.MAC(), "disk": filepath.Clean(m.DiskPath()), "consoleLog": m.ConsoleLog()})
+			t.Rows = append(t.Rows, []string{m.Name, string(m.Kind), power, m.MAC(), m.ConsoleLog()})
+			value = append(value, map[string]string{"name": m.Name, "kind": string(m.Kind), "power": power, "mac": m.MAC(), "disk": filepath.Clean(m.DiskPath()), "consoleLog": m.ConsoleLog()})
 		}
 		t.Value = value
 		return t.Print(c.OutOrStdout(), *format)

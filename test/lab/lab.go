@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"sync"
 	"syscall"
 )
 
@@ -28,9 +29,11 @@ type Config struct {
 type Lab struct {
 	SecureBoot *Keys
 
-	name     string
-	dir      string
-	network  network
+	name    string
+	dir     string
+	network network
+
+	mu       sync.Mutex // guards the fields below
 	firmware firmware
 	accel    accelerator
 }
@@ -49,14 +52,11 @@ func Up(ctx context.Context, c Config) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("cannot make a lab: it needs root for network namespaces and tap devices; run it with sudo")
 	}
-	if l.firmware, err = findFirmware(); err != nil {
-		return nil, err
-	}
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make lab %s: %v", l.name, err)
 	}
-	if l.accel, err = l.probeAccelerator(ctx); err != nil {
-		return nil, err
+	if err := os.WriteFile(filepath.Join(l.dir, "name"), []byte(l.name), 0o600); err != nil {
+		return nil, fmt.Errorf("cannot make lab %s: %v", l.name, err)
 	}
 	return l, l.network.up()
 }
@@ -70,11 +70,21 @@ func Open(c Config) (*Lab, error) {
 	if _, err := os.Stat(l.dir); err != nil {
 		return nil, fmt.Errorf("cannot open lab %s: %w; make it with roost lab up", l.name, ErrNotFound)
 	}
-	if l.firmware, err = findFirmware(); err != nil {
-		return nil, err
+	return l, nil
+}
+
+// prepare finds what virtual machines need. A lab of containers needs neither QEMU nor firmware.
+func (l *Lab) prepare(ctx context.Context) (err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.accel.name != "" {
+		return nil
 	}
-	l.accel, err = l.probeAccelerator(context.Background())
-	return l, err
+	if l.firmware, err = findFirmware(); err != nil {
+		return err
+	}
+	l.accel, err = l.probeAccelerator(ctx)
+	return err
 }
 
 func configure(c Config) (*Lab, error) {
@@ -107,8 +117,13 @@ func (l *Lab) Namespace() string { return l.network.name }
 // Interface returns the name of the lab's bridge inside the namespace: where a boot server serves.
 func (l *Lab) Interface() string { return bridgeName }
 
-// Accelerator says how machines run: "kvm" or "tcg" (emulation).
-func (l *Lab) Accelerator() string { return l.accel.name }
+// Accelerator finds out how virtual machines run here: "kvm" or "tcg" (emulation).
+func (l *Lab) Accelerator(ctx context.Context) (string, error) {
+	if err := l.prepare(ctx); err != nil {
+		return "", err
+	}
+	return l.accel.name, nil
+}
 
 // Do runs f on a thread inside the lab's network. Sockets that f opens and processes that it starts belong to it.
 func (l *Lab) Do(f func() error) error { return l.network.do(f) }
@@ -146,6 +161,7 @@ func (l *Lab) Machine(name string) (*Machine, error) {
 	if err := json.Unmarshal(b, &m.Spec); err != nil {
 		return nil, fmt.Errorf("cannot read machine %s: %v", name, err)
 	}
+	m.Spec = m.withDefaults()
 	return m, nil
 }
 

@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"roost/images/keys"
 	"strings"
 	"testing"
 	"time"
+
+	"roost/images/keys"
 )
 
 // TestFirmwareBoots powers on a blank machine with our keys enrolled and waits until its firmware asks the network.
@@ -51,7 +52,8 @@ func TestFirmwareBoots(t *testing.T) {
 	for ctx.Err() == nil {
 		b, _ := os.ReadFile(m.ConsoleLog())
 		if bytes.Contains(b, []byte("PXE over IPv4")) {
-			t.Logf("accel %s, PXE after %v", l.Accelerator(), time.Since(start))
+			how, err := l.Accelerator(ctx)
+			t.Logf("accel %s, %v, PXE after %v", how, err, time.Since(start))
 			return
 		}
 		time.Sleep(200 * time.Millisecond)

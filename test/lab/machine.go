@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,9 +16,20 @@ import (
 	"time"
 )
 
-// Spec says what a machine is made of. The zero value of a field takes the default.
+// Kind is how a machine runs.
+type Kind string
+
+// The kinds of machine.
+const (
+	VirtualMachine Kind = "vm"        // QEMU: firmware, a kernel of its own, a disk
+	Container      Kind = "container" // systemd of a release on the kernel of this computer, at native speed
+)
+
+// Spec says what a machine is made of. The zero value of a field takes the default. Containers use Name, Kind, Disk (which
+// they only name as their size), Disks and Root; virtual machines all but the last two.
 type Spec struct {
 	Name     string `json:"name"`
+	Kind     Kind   `json:"kind"`            // VirtualMachine (default) or Container
 	Memory   int64  `json:"memory"`          // bytes; default 2 GiB
 	CPUs     int    `json:"cpus"`            // default 2
 	Disk     int64  `json:"disk"`            // bytes of the (sparse) disk; default 32 GiB; negative means none
@@ -29,9 +39,15 @@ type Spec struct {
 	Image    string `json:"image,omitempty"` // raw disk image to start from instead of an empty disk
 	CDROM    string `json:"cdrom,omitempty"` // ISO image in the drive
 	BIOS     bool   `json:"bios,omitempty"`  // legacy firmware instead of UEFI, for machines that only discovery supports
+
+	Root  Root    `json:"root"`            // what a container runs, from Lab.Unpack
+	Disks []int64 `json:"disks,omitempty"` // bytes of each block device that a container gets besides its state
 }
 
 func (s Spec) withDefaults() Spec {
+	if s.Kind == "" {
+		s.Kind = VirtualMachine
+	}
 	if s.Memory == 0 {
 		s.Memory = 2 << 30
 	}
@@ -50,7 +66,7 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
-// Machine is one virtual machine of a lab.
+// Machine is one machine of a lab.
 type Machine struct {
 	Spec
 	lab *Lab
@@ -65,7 +81,14 @@ func (m *Machine) varsPath() string    { return filepath.Join(m.dir, "vars.fd") 
 func (m *Machine) consolePath() string { return filepath.Join(m.dir, "console.sock") }
 func (m *Machine) controlPath() string { return filepath.Join(m.dir, "control.sock") }
 func (m *Machine) pidPath() string     { return filepath.Join(m.dir, "pid") }
-func (m *Machine) tapName() string     { return "tap-" + m.Name }
+
+// portName is the machine's port on the bridge.
+func (m *Machine) portName() string {
+	if m.Kind == Container {
+		return "veth-" + m.Name
+	}
+	return "tap-" + m.Name
+}
 
 // MAC is the machine's hardware address: locally administered, derived from the names of lab and machine.
 func (m *Machine) MAC() string {
@@ -80,63 +103,29 @@ func (m *Machine) UUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
 }
 
+// hull is how a machine of one kind is made and moved.
+type hull interface {
+	create() error
+	start(context.Context) error
+	stop(pid int) error
+	reset(context.Context) error
+	shutdown(context.Context) error
+	clear() error // what a crash may have left; the machine is off
+}
+
+func (m *Machine) hull() hull {
+	if m.Kind == Container {
+		return container{m}
+	}
+	return vm{m}
+}
+
 // create writes the machine's files; what exists is kept.
 func (m *Machine) create() error {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return fmt.Errorf("cannot create machine %s: %v", m.Name, err)
 	}
-	if err := m.createVars(); err != nil {
-		return err
-	}
-	if m.Disk > 0 {
-		if err := m.createDisk(); err != nil {
-			return err
-		}
-	}
-	return m.lab.network.tap(m.tapName())
-}
-
-func (m *Machine) createVars() error {
-	if _, err := os.Stat(m.varsPath()); err == nil || m.BIOS {
-		return nil
-	}
-	template, err := os.ReadFile(m.lab.firmware.vars)
-	if err != nil {
-		return fmt.Errorf("cannot read the firmware's variable store: %v", err)
-	}
-	if k := m.lab.SecureBoot; k != nil {
-		if template, err = enrol(template, k.PK, k.KEK, k.DB); err != nil {
-			return err
-		}
-	}
-	if err := os.WriteFile(m.varsPath(), template, 0o600); err != nil {
-		return fmt.Errorf("cannot write the variable store of %s: %v", m.Name, err)
-	}
-	return nil
-}
-
-func (m *Machine) createDisk() error {
-	if _, err := os.Stat(m.DiskPath()); err == nil {
-		return nil
-	}
-	if m.Image != "" {
-		out, err := exec.Command("cp", "--sparse=always", m.Image, m.DiskPath()).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("cannot copy the disk image of %s: %v: %s", m.Name, err, out)
-		}
-	}
-	f, err := os.OpenFile(m.DiskPath(), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot create the disk of %s: %v", m.Name, err)
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.Size() >= m.Disk {
-		return nil
-	}
-	if err := f.Truncate(m.Disk); err != nil {
-		return fmt.Errorf("cannot size the disk of %s: %v", m.Name, err)
-	}
-	return nil
+	return m.hull().create()
 }
 
 // PowerOn starts the machine; a running machine is left alone.
@@ -144,79 +133,7 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	if m.Running() {
 		return nil
 	}
-	args := m.arguments()
-	log, err := os.OpenFile(filepath.Join(m.dir, "qemu.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot power on %s: %v", m.Name, err)
-	}
-	defer log.Close()
-	err = m.lab.network.do(func() error {
-		cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
-		cmd.Stdout, cmd.Stderr = log, log
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		return cmd.Run() // with -daemonize, returns once the machine's sockets are there
-	})
-	if err != nil {
-		tail, _ := os.ReadFile(log.Name())
-		return fmt.Errorf("cannot power on %s: %v: %s", m.Name, err, lastLine(tail))
-	}
-	return nil
-}
-
-func lastLine(b []byte) string {
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return lines[len(lines)-1]
-}
-
-// arguments is QEMU's command line. The boot order is left to the firmware: bootindex would rewrite BootOrder at every
-// start. The network card carries no option ROM, because QEMU's iPXE would hide the firmware's own PXE.
-func (m *Machine) arguments() []string {
-	a := []string{
-		"-name", m.lab.name + "-" + m.Name, "-uuid", m.UUID(),
-		"-machine", "q35,smm=on,usb=off,hpet=off", "-cpu", m.lab.accel.cpu, "-smp", strconv.Itoa(m.CPUs), "-m", strconv.FormatInt(m.Memory>>20, 10),
-		"-nodefaults", "-display", "none", "-vga", "none", "-daemonize", "-pidfile", m.pidPath(),
-		"-smbios", "type=1,manufacturer=Roost,product=Lab,serial=" + m.lab.name + "-" + m.Name,
-		"-chardev", "socket,id=serial,path=" + m.consolePath() + ",server=on,wait=off,logfile=" + m.ConsoleLog() + ",logappend=on", "-serial", "chardev:serial",
-		"-qmp", "unix:" + m.controlPath() + ",server=on,wait=off",
-		"-device", "i6300esb", "-action", "watchdog=reset",
-		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-		"-netdev", "tap,id=net,ifname=" + m.tapName() + ",script=no,downscript=no", "-device", m.NIC + ",netdev=net,mac=" + m.MAC() + m.romFile(),
-	}
-	a = append(a, m.lab.accel.args...)
-	if !m.BIOS {
-		a = append(a,
-			"-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1",
-			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+m.lab.firmware.code,
-			"-drive", "if=pflash,format=raw,unit=1,file="+m.varsPath())
-	}
-	if m.CDROM != "" {
-		a = append(a, "-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file="+m.CDROM, "-device", "ide-cd,drive=cd")
-	}
-	if m.Disk > 0 {
-		a = append(a, m.diskArguments()...)
-	}
-	return a
-}
-
-// romFile empties the option ROM for UEFI machines; a BIOS machine has no network boot but that ROM.
-func (m *Machine) romFile() string {
-	if m.BIOS {
-		return ""
-	}
-	return ",romfile="
-}
-
-func (m *Machine) diskArguments() []string {
-	file := "driver=file,filename=" + m.DiskPath() + ",aio=threads,discard=unmap"
-	a := []string{"-blockdev", file + ",node-name=file", "-blockdev", "driver=raw,file=file,node-name=raw,discard=unmap"}
-	node := "raw"
-	if m.WriteLog {
-		a = append(a, "-blockdev", "driver=file,filename="+m.WritesPath()+",node-name=log",
-			"-blockdev", "driver=blklogwrites,file=raw,log=log,log-super-update-interval=1,node-name=logged")
-		node = "logged"
-	}
-	device := map[string]string{"virtio": "virtio-blk-pci", "nvme": "nvme", "sata": "ide-hd"}[m.DiskKind]
-	return append(a, "-device", device+",drive="+node+",serial="+m.lab.name+"-"+m.Name)
+	return m.hull().start(ctx)
 }
 
 // Running reports whether the machine's process is there.
@@ -236,53 +153,54 @@ func (m *Machine) pid() int {
 	}
 	// A number alone may by now belong to somebody else.
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !strings.Contains(string(name), m.pidPath()) {
+	if err != nil || !strings.Contains(string(name), m.dir) {
 		return 0
 	}
 	return pid
 }
 
-// PowerOff takes the power away at once, as pulling the plug does, and waits until the process is gone.
+// PowerOff takes the power away at once, as pulling the plug does, and waits until the machine is gone.
 func (m *Machine) PowerOff() error {
-	pid := m.pid()
-	if pid == 0 {
-		return nil
+	if pid := m.pid(); pid != 0 {
+		if err := m.hull().stop(pid); err != nil {
+			return fmt.Errorf("cannot power off %s: %v", m.Name, err)
+		}
 	}
-	fd, err := pidfdOpen(pid)
-	if errors.Is(err, syscall.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot power off %s: %v", m.Name, err)
-	}
-	defer fd.Close()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("cannot power off %s: %v", m.Name, err)
-	}
-	if err := awaitExit(fd, 10*time.Second); err != nil {
+	if err := m.hull().clear(); err != nil {
 		return fmt.Errorf("cannot power off %s: %v", m.Name, err)
 	}
 	return os.RemoveAll(m.pidPath())
 }
 
-// Reset presses the reset button.
-func (m *Machine) Reset(ctx context.Context) error { return m.control(ctx, "system_reset") }
-
-// Shutdown presses the power button: the operating system is asked to shut down.
-func (m *Machine) Shutdown(ctx context.Context) error { return m.control(ctx, "system_powerdown") }
-
-func (m *Machine) control(ctx context.Context, command string) error {
-	q, err := dialQMP(ctx, m.controlPath())
+// end sends a signal to a process and waits until it is gone.
+func end(pid int, signal syscall.Signal) error {
+	fd, err := pidfdOpen(pid)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	defer q.close()
-	_, err = q.execute(command, nil)
-	return err
+	defer fd.Close()
+	if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return awaitExit(fd, 10*time.Second)
+}
+
+// Reset presses the reset button.
+func (m *Machine) Reset(ctx context.Context) error { return m.hull().reset(ctx) }
+
+// Shutdown presses the power button: the operating system is asked to shut down.
+func (m *Machine) Shutdown(ctx context.Context) error { return m.hull().shutdown(ctx) }
+
+func lastLine(b []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
 }
 
 // SetCable plugs the network cable in or pulls it.
-func (m *Machine) SetCable(in bool) error { return m.lab.network.setLink(m.tapName(), in) }
+func (m *Machine) SetCable(in bool) error { return m.lab.network.setLink(m.portName(), in) }
 
 // Console connects a terminal to the serial console until ctx ends, in is closed, or the machine powers off.
 func (m *Machine) Console(ctx context.Context, in io.Reader, out io.Writer) error {
