@@ -159,6 +159,24 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// TestUmask: what the caller's umask takes away must not be missing in the tree, nor for the programs of a job.
+func TestUmask(t *testing.T) {
+	script := "#!/bin/sh\nset -e\nfor f in / /dev /dev/null /dev/shm /etc /etc/hosts /run /run/lock /run/roost /tmp /usr/sbin/policy-rc.d; do set -- $(ls -ld $f); echo \"$1 $f\"; done >/srv/seen\nmkdir /srv/made /var/made\n"
+	b := newBench(t).group("base", aliases, hostTools(t), pkg{name: "looks", members: map[string]string{"postinst": script}, files: []tarFile{folder("./srv/", 0o755, 0, 0)}})
+	want := b.build()
+	store, err := tree.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := b.read(want.Tree, "/srv/seen")
+	b.config.Store, b.store = store, store
+	defer unix.Umask(unix.Umask(0o077))
+	got := b.build()
+	if changed, removed := want.Tree.Changes(got.Tree); len(changed)+len(removed) > 0 {
+		t.Errorf("changed %v, removed %v\nsaw\n%swant\n%s", changed, removed, b.read(got.Tree, "/srv/seen"), seen)
+	}
+}
+
 func TestRunIsCancelled(t *testing.T) {
 	_, a, before := toolTree(t)
 	ctx, cancel := context.WithCancel(t.Context())
