@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -652,4 +653,34 @@ func TestConfigIsChecked(t *testing.T) {
 			t.Errorf("want %q, got %v", want, err)
 		}
 	}
+}
+
+// FuzzPath asks the boot server for any path, as a host that has a lease: nothing is served but the names of its release.
+func FuzzPath(f *testing.F) {
+	releases := shelf{}
+	offer, content := releases.stock(f, "1", 2000)
+	r := start(f, pxe.Config{Shelf: releases, Assigner: pxe.Everyone(offer.Release), Leases: f.TempDir()})
+	b, err := r.machine(0, iana.EFI_X86_64_HTTP).Load(context.Background())
+	if err != nil {
+		f.Fatal(err)
+	}
+	named := map[string][]byte{
+		"/root/" + offer.RootHash + ".erofs.zst": content["root"], "/root/" + offer.RootHash + ".verity.zst": content["verity"],
+		"/boot/" + offer.Release.Hex() + ".efi": content["uki"],
+	}
+	for path := range named {
+		f.Add(path)
+		f.Add(path + "/..")
+		f.Add("/." + path)
+	}
+	for _, path := range []string{"/", "//", "/root/../boot/", "/%2e%2e/etc/passwd", "/v1/site?x", "/ipxe/", "/boot/" + offer.Release.Hex() + "/vmlinuz"} {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		u := url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", r.ports.HTTP), Path: "/" + strings.TrimPrefix(path, "/")}
+		got, err := b.Get(context.Background(), u.String())
+		if want, ok := named[u.Path]; err == nil && !(ok && bytes.Equal(got, want)) && u.Path != "/v1/site" && !strings.HasPrefix(u.Path, "/boot/"+offer.Release.Hex()+"/") && !strings.HasPrefix(u.Path, "/ipxe/"+offer.Release.Hex()) {
+			t.Errorf("%q is served with %d bytes", u.Path, len(got))
+		}
+	})
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/klauspost/compress/zstd"
+	"github.com/vishvananda/netlink"
 )
 
 func TestParseCmdline(t *testing.T) {
@@ -310,4 +313,37 @@ func TestPartitionNode(t *testing.T) {
 			t.Errorf("partitionNode(%s, 3) = %s, want %s", in, got, want)
 		}
 	}
+}
+
+// FuzzAnswer takes DHCP answers from anyone on the wire: no answer may stop the initrd, and a boot server is an http URL of a host.
+func FuzzAnswer(f *testing.F) {
+	for _, options := range [][]dhcpv4.Modifier{
+		nil,
+		{dhcpv4.WithOption(dhcpv4.OptBootFileName("http://10.77.0.1:8069")), dhcpv4.WithOption(dhcpv4.OptClassIdentifier("Roost"))},
+		{dhcpv4.WithYourIP(net.IPv4(10, 77, 0, 9)), dhcpv4.WithNetmask(net.CIDRMask(24, 32)), dhcpv4.WithRouter(net.IPv4(10, 77, 0, 1))},
+	} {
+		p, err := dhcpv4.New(append(options, dhcpv4.WithReply(&dhcpv4.DHCPv4{}))...)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(p.ToBytes())
+	}
+	link := &netlink.LinkAttrs{Name: "eth0", HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		p, err := dhcpv4.FromBytes(packet)
+		if err != nil {
+			return
+		}
+		base := bootServer(p)
+		if u, err := url.Parse(base); base != "" && (err != nil || u.Scheme != "http" || u.Host == "") {
+			t.Errorf("boot server %q", base)
+		}
+		if p.YourIPAddr == nil || p.YourIPAddr.IsUnspecified() {
+			return
+		}
+		if l, err := newLease(link, p, base); err == nil && len(l.address.Mask) != 4 {
+			t.Errorf("lease of %v with mask %v", l.address.IP, l.address.Mask)
+		}
+		_, _ = dhcpv4.NewRequestFromOffer(p)
+	})
 }

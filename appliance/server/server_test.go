@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -311,4 +312,31 @@ func TestWatchResumes(t *testing.T) {
 	if rest := read(events[1].Revision, 1); !strings.Contains(string(rest[0].Object), `"three"`) {
 		t.Errorf("resumed with %+v", rest)
 	}
+}
+
+// FuzzBody gives any bytes to every route that takes a body: they are refused, or are a value that survives its own JSON.
+func FuzzBody(f *testing.F) {
+	routes := (&Server{}).table()
+	for _, seed := range []string{`{}`, `{"personality":"worker","name":"w1"}`, `{"release":{"digest":"sha256:00"},"only":["a"],"parallelism":3}`,
+		`{"schema":1,"inventory":{"nics":[{"mac":"52:54:00:00:00:01"}]}}`, `{"schema":1,"software":{"failures":[{"log":["x"]}]}}`, `{} {}`, `[`, `null`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		for _, r := range routes {
+			if r.in == nil {
+				continue
+			}
+			value := reflect.New(r.in).Interface()
+			if decode(body, value) != nil {
+				continue
+			}
+			again, err := json.Marshal(value)
+			if err != nil {
+				t.Fatalf("%s %s: %v", r.method, r.path, err)
+			}
+			if err := decode(again, reflect.New(r.in).Interface()); err != nil {
+				t.Errorf("%s %s does not take its own %s: %v", r.method, r.path, again, err)
+			}
+		}
+	})
 }

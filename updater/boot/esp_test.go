@@ -6,9 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"roost/images"
 	"roost/updater/boot"
 	"roost/updater/boot/boottest"
 )
@@ -286,5 +292,48 @@ func TestDirectory(t *testing.T) {
 	adopted, err := e.Adopt("EDGE_1")
 	if err != nil || adopted != one {
 		t.Errorf("adopted %+v, %v; want %+v", adopted, err, one)
+	}
+}
+
+// TestFullPartition runs a real file system out of space while a UKI is written: what boots stays, what was begun goes, and
+// with room again the same works.
+func TestFullPartition(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts a small tmpfs")
+	}
+	mount := t.TempDir()
+	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, "size=1M"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(mount, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx := context.Background()
+	volume, err := boot.OpenVolume(mount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := boot.ESP{Volume: volume}
+	one, first := boottest.UKI("edge", "1")
+	if err := errors.Join(e.Arm(ctx, one, 1, source(first)), e.Commit(ctx, one)); err != nil {
+		t.Fatal(err)
+	}
+	large := bytes.Repeat([]byte("large"), 100<<10)
+	two := boot.UKI{Base: "edge_2", Digest: images.DigestOf(large), Size: int64(len(large))}
+	filler := filepath.Join(mount, "filler")
+	if err := os.WriteFile(filler, make([]byte, 700<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err = e.Arm(ctx, two, 2, source(large))
+	if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "cannot arm edge_2") {
+		t.Errorf("got %v", err)
+	}
+	if names, err := volume.Names(); err != nil || !slices.Equal(names, []string{"edge_1.efi"}) || e.Intact(one) != nil {
+		t.Errorf("after it there is %v, %v", names, err)
+	}
+	if err := errors.Join(os.Remove(filler), e.Arm(ctx, two, 2, source(large))); err != nil {
+		t.Errorf("with room again: %v", err)
 	}
 }
