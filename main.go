@@ -247,7 +247,7 @@ func labUpCommand(name *string) *cobra.Command {
 			how, spec := "native speed", lab.Spec{Memory: memory << 20, Disk: disk << 30}
 			switch lab.Kind(kind) {
 			case lab.VirtualMachine:
-				how, err = l.Accelerator(c.Context())
+				how = l.Accelerator()
 			case lab.Container:
 				spec.Kind = lab.Container
 				for _, gigabytes := range disks {

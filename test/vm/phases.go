@@ -80,11 +80,7 @@ func (j *Journey) makeSite(ctx context.Context) error {
 		return err
 	}
 	j.lab = l
-	how, err := l.Accelerator(ctx)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(j.Out, "      machines run under %s\n", how)
+	fmt.Fprintf(j.Out, "      machines run under %s\n", l.Accelerator())
 	for name, m := range map[string]**lab.Machine{"m1": &j.controller, "m2": &j.worker} {
 		if *m, err = l.Add(lab.Spec{Name: name}); err != nil {
 			return err
