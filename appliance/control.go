@@ -38,6 +38,8 @@ type ControlConfig struct {
 	Beat      time.Duration
 	Now       func() time.Time
 	Log       *slog.Logger
+
+	pulse *pulse // nil: nobody asks
 }
 
 // Control is the control plane of a site in this process.
@@ -90,10 +92,11 @@ func OpenControl(ctx context.Context, config ControlConfig) (c *Control, err err
 	}
 	c.roster = &roster{store: c.store, log: config.Log}
 	t := config.Trust
+	t.Alive = config.pulse.loop("trust")
 	t.Store, t.Authority, t.Shelf, t.Registry, t.Now, t.Log = c.store, config.Authority, c.shelf, config.Registry, config.Now, config.Log
 	c.trust = trust.New(t)
-	c.host = host.New(host.Config{Store: c.store, Beat: config.Beat, Now: config.Now, Log: config.Log})
-	c.software = software.New(software.Config{Store: c.store, Shelf: c.shelf, Now: config.Now, Log: config.Log})
+	c.host = host.New(host.Config{Store: c.store, Beat: config.Beat, Alive: config.pulse.loop("hosts"), Now: config.Now, Log: config.Log})
+	c.software = software.New(software.Config{Store: c.store, Shelf: c.shelf, Alive: config.pulse.loop("rollouts"), Now: config.Now, Log: config.Log})
 	c.server = server.New(server.Config{
 		Store: c.store, Authority: config.Authority, Trust: c.trust, Host: c.host, Software: c.software, Shelf: c.shelf,
 		Registry: registry, Addresses: config.Addresses, Now: config.Now, Log: config.Log,

@@ -24,6 +24,8 @@ type ControllerConfig struct {
 	Beat      time.Duration
 	Now       func() time.Time
 	Log       *slog.Logger
+
+	pulse *pulse
 }
 
 // OpenController opens the control plane of an installed controller. At its first start the site's record, its operators
@@ -46,7 +48,7 @@ func OpenController(ctx context.Context, config ControllerConfig) (*Control, err
 	return OpenControl(ctx, ControlConfig{
 		Dir: config.Dir, Authority: config.Authority, Site: site, Self: self, Config: &a.Config, Registry: a.Controllers[0],
 		Addresses: config.Addresses, Keys: config.Keys, Trust: trust.Config{Limits: config.Limits, Configure: workerConfig(a)},
-		Beat: config.Beat, Now: config.Now, Log: config.Log,
+		Beat: config.Beat, Now: config.Now, Log: config.Log, pulse: config.pulse,
 	})
 }
 

@@ -34,6 +34,7 @@ type daemon struct {
 	state    *durable.Dir
 	identity *durable.Dir
 	log      *slog.Logger
+	pulse    *pulse
 
 	mu       sync.Mutex // guards hardware and read
 	hardware *api.Inventory
@@ -42,7 +43,7 @@ type daemon struct {
 
 // openDaemon reads what this machine is.
 func openDaemon(root string, log *slog.Logger) (d *daemon, err error) {
-	d = &daemon{root: root, machine: linux.Machine{Root: root}, log: log}
+	d = &daemon{root: root, machine: linux.Machine{Root: root}, log: log, pulse: newPulse(time.Now, log)}
 	if d.boot, err = d.machine.Boot(); err != nil {
 		return nil, err
 	}
@@ -67,7 +68,7 @@ func Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return d.machine.Watchdog(ctx, func() bool { return true }) })
+	group.Go(func() error { return d.machine.Watchdog(ctx, d.pulse.alive) })
 	group.Go(func() error { return d.live(ctx, id) })
 	return group.Wait()
 }
@@ -120,7 +121,7 @@ func (d *daemon) discover(ctx context.Context) error {
 	}
 	discovery := &Discovery{
 		Boot: d.boot, BootID: d.bootID, Pins: pins, Inventory: d.inventory, Install: install, Reboot: d.machine.Reboot,
-		Console: d.machine.Console, Now: time.Now, Log: d.log,
+		Console: d.machine.Console, Expect: d.pulse.part("discovery"), Now: time.Now, Log: d.log,
 	}
 	return discovery.Run(ctx)
 }
@@ -139,7 +140,7 @@ func (d *daemon) inventory() (*api.Inventory, error) {
 // serve is the life of an installed host. The update engine starts first: it must know in which boot it finds itself before
 // anything depends on the version.
 func (d *daemon) serve(ctx context.Context, id *trust.Identity) error {
-	node := &Node{Identity: id, Dir: d.identity, State: d.state, Log: d.log, Hardware: d.inventory, Apply: d.apply}
+	node := &Node{Identity: id, Dir: d.identity, State: d.state, Log: d.log, Hardware: d.inventory, Apply: d.apply, Alive: d.pulse.loop("node")}
 	site, err := node.connect()
 	if err != nil {
 		return err
@@ -195,6 +196,7 @@ func (d *daemon) control(ctx context.Context, id *trust.Identity, group *errgrou
 	}
 	control, err := OpenController(ctx, ControllerConfig{
 		Dir: filepath.Join(d.root, controlDir), Identity: id, Authority: authority, Addresses: ownAddresses(d.machine), Keys: keys, Log: d.log,
+		pulse: d.pulse,
 	})
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ type Discovery struct {
 	Dial     func(*client.Config) // changes how the site is reached; nil outside of tests
 	Patience time.Duration        // of one wait for the grant; 25 s when zero
 	Pause    time.Duration        // before what failed is tried again, doubled up to a minute; 2 s when zero
+	Expect   func(time.Duration)  // called whenever it gets on, with the time in which it will again; nil: nobody asks
 	Now      func() time.Time
 	Log      *slog.Logger
 }
@@ -43,12 +44,16 @@ func (d *Discovery) Run(ctx context.Context) error {
 	if d.Pause == 0 {
 		d.Pause = 2 * time.Second
 	}
+	if d.Expect == nil {
+		d.Expect = func(time.Duration) {}
+	}
 	key, err := d.greet()
 	if err != nil {
 		return err
 	}
 	pause := d.Pause
 	for {
+		d.Expect(roundLimit)
 		err := d.once(ctx, key)
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()
@@ -149,6 +154,7 @@ func (d *Discovery) report(ctx context.Context, site *client.Client, key *trust.
 // await polls for the grant. Waiting is not failing: it goes on as long as the site knows the machine.
 func (d *Discovery) await(ctx context.Context, site *client.Client) (*api.Grant, error) {
 	for {
+		d.Expect(d.Patience + roundLimit)
 		grant, err := site.AwaitGrant(ctx, d.Patience)
 		if err != nil || grant != nil {
 			return grant, err
@@ -175,7 +181,9 @@ func (d *Discovery) install(ctx context.Context, key *trust.Key, assignment *api
 		tell.run(running)
 	}()
 	shown := int64(0)
+	d.Expect(installLimit)
 	err = d.Install(ctx, key, assignment, site, func(done, total int64) {
+		d.Expect(installLimit)
 		tell.progress(done, total)
 		if tenth := done * 10 / max(total, 1); tenth > shown {
 			shown = tenth

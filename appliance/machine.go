@@ -141,7 +141,8 @@ func (d *daemon) openDisk() (updater.Slots, updater.Boot, io.Closer, error) {
 		return nil, nil, nil, err
 	}
 	esp := &boot.Partition{Device: bootPartition(boot.Variables{Dir: boot.EFIVars}, d.boot.Disk), Dir: "/run/roost/esp", Log: d.log}
-	return &slot.Disk{Device: device}, esp, closer, nil
+	updates := d.pulse.part("updates")
+	return &slot.Disk{Device: device, Progress: func(int64, int64) { updates(updateLimit) }}, esp, closer, nil
 }
 
 // openEngine makes the update engine of this machine.
@@ -150,7 +151,8 @@ func openEngine(d *daemon, slots updater.Slots, esp updater.Boot, fetcher update
 	host := &engineHost{machine: d.machine, rootHash: d.boot.RootHash, vars: vars, state: d.state}
 	return &updater.Updater{
 		Journal: d.state, Fetcher: fetcher, Slots: slots, Gates: gates, Log: d.log, Now: time.Now, Pause: 5 * time.Second,
-		Boot: esp, Host: host,
+		Expect: d.pulse.part("updates"),
+		Boot:   esp, Host: host,
 	}, host
 }
 

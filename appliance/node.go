@@ -25,6 +25,7 @@ type Node struct {
 	Apply    func(context.Context, *api.Config) error // a new configuration that was just committed
 	Dial     func(*client.Config)                     // changes how the controller is reached; nil outside of tests
 	Beat     time.Duration                            // until the controller says otherwise; 5 s when zero
+	Alive    func()                                   // called at every beat; nil: nobody asks
 	Log      *slog.Logger
 
 	config   int64 // revision of the committed configuration
@@ -48,6 +49,9 @@ func (n *Node) Run(ctx context.Context) error {
 	defer site.Close()
 	silent := false
 	for {
+		if n.Alive != nil {
+			n.Alive()
+		}
 		next, err := n.beat(ctx, site)
 		switch {
 		case ctx.Err() != nil:

@@ -86,7 +86,9 @@ type Updater struct {
 	Host    Host
 	Log     *slog.Logger
 	Now     func() time.Time
-	Pause   time.Duration // between two rounds of gates, and before what failed is tried again; 0 means 2 s
+	// Expect, if set, is called whenever Run gets on, with the time in which it will again; 0 means that it waits.
+	Expect func(within time.Duration)
+	Pause  time.Duration // between two rounds of gates, and before what failed is tried again; 0 means 2 s
 
 	mu    sync.Mutex
 	state State
@@ -267,6 +269,7 @@ func (u *Updater) nudge() {
 // Run performs what is wanted until ctx ends. Start comes first.
 func (u *Updater) Run(ctx context.Context) error {
 	for {
+		u.expect(actionLimit)
 		more, err := u.Advance(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -276,12 +279,22 @@ func (u *Updater) Run(ctx context.Context) error {
 			more = true
 			u.pause(ctx)
 		case !more:
+			u.expect(0)
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-u.wake:
 			}
 		}
+	}
+}
+
+// actionLimit is beyond what any action takes on a slow machine; the writer of a slot may tell its progress meanwhile.
+const actionLimit = 30 * time.Minute
+
+func (u *Updater) expect(within time.Duration) {
+	if u.Expect != nil {
+		u.Expect(within)
 	}
 }
 

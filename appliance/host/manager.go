@@ -28,6 +28,7 @@ type Config struct {
 	Silence time.Duration // until a host in service is offline; 6 beats when zero
 	Now     func() time.Time
 	Log     *slog.Logger
+	Alive   func() // called after every round; nil: nobody asks
 }
 
 // Manager keeps the states of hosts.
@@ -53,6 +54,9 @@ func New(config Config) *Manager {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
+	if config.Alive == nil {
+		config.Alive = func() {}
+	}
 	return &Manager{config: config, started: config.Now(), heard: map[string]time.Time{}}
 }
 
@@ -69,6 +73,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		if err := m.Ensure(ctx); err != nil && ctx.Err() == nil {
 			m.config.Log.Warn("cannot review hosts", "error", err)
 		}
+		m.config.Alive()
 	}
 }
 

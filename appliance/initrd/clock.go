@@ -45,20 +45,3 @@ func releaseTime(s string) (time.Time, bool) {
 	}
 	return time.Time{}, false
 }
-
-// startWatchdog arms the hardware watchdog when there is one and leaves it running without a keeper: systemd takes it
-// over, and a boot that hangs before that is reset.
-func startWatchdog(con *console) {
-	const seconds = 180
-	f, err := os.OpenFile("/dev/watchdog0", os.O_WRONLY, 0)
-	if err != nil {
-		return // no watchdog hardware; the inventory reports that
-	}
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds); err != nil {
-		con.warn("cannot set the watchdog to %d s: %v", seconds, err)
-	}
-	// Closing without the magic character keeps the timer running.
-	if err := f.Close(); err != nil {
-		con.warn("cannot release the watchdog: %v", err)
-	}
-}

@@ -12,6 +12,7 @@ type console struct {
 	kmsg *os.File
 	out  *os.File
 	last time.Time
+	dog  *watchdog // every line is progress
 }
 
 func openConsole() *console { return &console{out: os.Stdout, last: time.Now()} }
@@ -25,6 +26,7 @@ func (c *console) reopen() {
 }
 
 func (c *console) print(priority int, format string, a ...any) {
+	c.dog.feed()
 	line := fmt.Sprintf(format, a...)
 	if c.kmsg != nil {
 		if _, err := fmt.Fprintf(c.kmsg, "<%d>roost: %s\n", priority, line); err == nil {

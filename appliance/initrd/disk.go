@@ -156,9 +156,11 @@ func (m *machine) prepareState() error {
 	}
 	if fresh {
 		m.con.step("formatting the state partition %s", m.root.state)
-		return runInRoot("/usr/sbin/mkfs.ext4", "-q", "-F", "-L", "state", m.root.state, stateBlocks(m.root.state))
+		return m.con.dog.during(func() error {
+			return runInRoot("/usr/sbin/mkfs.ext4", "-q", "-F", "-L", "state", m.root.state, stateBlocks(m.root.state))
+		})
 	}
-	err = runInRoot("/usr/sbin/e2fsck", "-p", m.root.state)
+	err = m.con.dog.during(func() error { return runInRoot("/usr/sbin/e2fsck", "-p", m.root.state) })
 	var exit *exitError
 	if errors.As(err, &exit) && exit.code&^3 == 0 {
 		m.con.warn("the file system on %s was repaired", m.root.state)

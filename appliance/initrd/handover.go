@@ -94,6 +94,8 @@ func (m *machine) handOver() error {
 	if err := deleteInitrd("/"); err != nil {
 		m.con.warn("cannot free the initial RAM disk: %v", err)
 	}
+	m.con.dog.leave()
+	m.con.dog = nil
 	if err := os.Chdir(sysroot); err != nil {
 		return fmt.Errorf("cannot enter the root image: %v", err)
 	}

@@ -55,7 +55,7 @@ func (m *machine) boot() error {
 	}
 	setClockFloor(m.con)
 	m.trial = bootIsCounted()
-	startWatchdog(m.con)
+	m.con.dog = startWatchdog(m.con)
 	if err := m.findRoot(); err != nil {
 		return err
 	}

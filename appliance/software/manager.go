@@ -36,6 +36,7 @@ type Config struct {
 	Limit time.Duration // one host may take so long; 1 h when zero
 	Now   func() time.Time
 	Log   *slog.Logger
+	Alive func() // called after every round; nil: nobody asks
 }
 
 // Manager rolls releases over hosts.
@@ -52,6 +53,9 @@ func New(config Config) *Manager {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
+	if config.Alive == nil {
+		config.Alive = func() {}
+	}
 	return &Manager{config: config}
 }
 
@@ -61,6 +65,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		if err := m.Ensure(ctx); err != nil && ctx.Err() == nil {
 			m.config.Log.Warn("cannot advance update", "error", err)
 		}
+		m.config.Alive()
 	})
 	return nil
 }

@@ -41,6 +41,7 @@ type Config struct {
 	Limits    Limits
 	Now       func() time.Time // nil: time.Now
 	Log       *slog.Logger
+	Alive     func() // called after every round; nil: nobody asks
 }
 
 // Manager admits machines to the site.
@@ -61,6 +62,9 @@ func New(config Config) *Manager {
 	}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
+	}
+	if config.Alive == nil {
+		config.Alive = func() {}
 	}
 	l := &config.Limits
 	defaultTo(&l.Waiting, 2000)
@@ -88,6 +92,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		if err := m.Ensure(ctx); err != nil && ctx.Err() == nil {
 			m.config.Log.Warn("cannot tidy enrolments", "error", err)
 		}
+		m.config.Alive()
 		select {
 		case <-ctx.Done():
 			return nil
