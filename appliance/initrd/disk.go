@@ -182,12 +182,12 @@ func isFresh(node string) (bool, error) {
 	return string(head) == disk.FreshMark, nil
 }
 
-// stateBlocks is mkfs.ext4's size argument: all but the last 32 MiB, which stay free for a LUKS2 header.
+// stateBlocks is mkfs.ext4's size argument: all but the tail that stays free.
 func stateBlocks(node string) string {
 	b, err := os.ReadFile(filepath.Join(sysroot, "/sys/class/block", filepath.Base(node), "size"))
 	sectors, convErr := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil || convErr != nil || sectors <= 65536 {
+	if err != nil || convErr != nil || sectors*512 <= disk.StateTail {
 		return ""
 	}
-	return strconv.FormatInt((sectors-65536)/2, 10) + "k"
+	return strconv.FormatInt((sectors*512-disk.StateTail)>>10, 10) + "k"
 }

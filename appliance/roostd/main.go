@@ -2,6 +2,7 @@
 //
 //	roostd run      discover, or serve as a host or controller of a site
 //	roostd render   write the generated part of /etc, before sysinit.target
+//	roostd grow     make the state partition as large as the disk allows
 //	roostd gate     run the health gates of the running release once and print the results
 package main
 
@@ -19,6 +20,8 @@ import (
 	"roost/appliance"
 )
 
+const usage = "usage: roostd run | render | grow | gate"
+
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -26,7 +29,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
 	if len(args) != 1 {
-		fmt.Fprintln(stderr, "usage: roostd run | render | gate")
+		fmt.Fprintln(stderr, usage)
 		return 2
 	}
 	var err error
@@ -37,10 +40,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = appliance.Run(ctx, log)
 	case "render":
 		err = appliance.Render("/", log)
+	case "grow":
+		err = appliance.Grow(ctx, "/", log)
 	case "gate":
 		err = appliance.PrintGates(ctx, stdout)
 	default:
-		fmt.Fprintf(stderr, "roostd: no verb %q; usage: roostd run | render | gate\n", args[0])
+		fmt.Fprintf(stderr, "roostd: no verb %q; %s\n", args[0], usage)
 		return 2
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {

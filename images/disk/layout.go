@@ -110,6 +110,34 @@ func (l Layout) Table(size int64, sector int, seed []byte) (*Table, error) {
 	return t, nil
 }
 
+// StateTail is how many bytes at the end of the state partition its file system leaves free, for a LUKS2 header.
+const StateTail = 32 << 20
+
+// ExtendState makes the state partition, where it is the last of the disk, as long as a disk of size bytes allows, and
+// reports whether the table changed. It never makes it shorter.
+func (t *Table) ExtendState(size int64) bool {
+	state := -1
+	for i, p := range t.Partitions {
+		if p.Name == State {
+			state = i
+		}
+	}
+	for _, p := range t.Partitions {
+		if state < 0 || p.Offset > t.Partitions[state].Offset {
+			return false
+		}
+	}
+	if state < 0 {
+		return false
+	}
+	want := (size-align)/align*align - t.Partitions[state].Offset
+	if want <= t.Partitions[state].Size {
+		return false
+	}
+	t.Partitions[state].Size = want
+	return true
+}
+
 // deriveGUID returns a GUID (version 8, RFC 9562) that depends on seed and purpose only.
 func deriveGUID(seed []byte, purpose string) GUID {
 	h := sha256.New()

@@ -68,8 +68,6 @@ const (
 	StageBoot      Stage = "boot"
 )
 
-const stateTail = 32 << 20 // stays free for a LUKS2 header
-
 // Install makes the disk boot the release. It may be repeated.
 func (i *Installer) Install(ctx context.Context, r Request) error {
 	if err := i.install(ctx, r); err != nil {
@@ -180,7 +178,7 @@ func (i *Installer) makeState(ctx context.Context, r Request, table *disk.Table)
 		return err
 	}
 	files := append([]File{{Path: "lib/roost/slots.json", Mode: 0o600, Data: append(record, '\n')}}, r.Files...)
-	if err := i.Formatter.Format(ctx, i.Path, state.Offset, state.Size-stateTail, files); err != nil {
+	if err := i.Formatter.Format(ctx, i.Path, state.Offset, state.Size-disk.StateTail, files); err != nil {
 		return err
 	}
 	return i.Device.Sync()
