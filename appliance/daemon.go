@@ -180,8 +180,23 @@ func (d *daemon) runHost(ctx context.Context, id *trust.Identity, node *Node, en
 	}
 	group.Go(func() error { return node.Run(ctx) })
 	group.Go(func() error { return engine.Run(ctx) })
-	d.ready(fmt.Sprintf("%s of site %s", id.Assignment.Name, id.Assignment.Site))
+	status := fmt.Sprintf("%s of site %s", id.Assignment.Name, id.Assignment.Site)
+	d.ready(status)
+	d.machine.Console("roost: " + status + " runs " + d.version())
 	return group.Wait()
+}
+
+// version names the running image, for the console.
+func (d *daemon) version() string {
+	image, err := d.machine.Image()
+	if err != nil {
+		d.log.Warn("cannot tell which release runs", "error", err)
+		return "an unknown release"
+	}
+	if d.boot.Trial {
+		return image.String() + " on trial"
+	}
+	return image.String()
 }
 
 // control adds the control plane, and the boot server where the configuration wants one.

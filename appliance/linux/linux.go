@@ -72,6 +72,26 @@ func parseBoot(b []byte) (*Boot, error) {
 	return boot, nil
 }
 
+// Image is what the running image says of itself.
+type Image struct {
+	Name    string         `json:"name"` // of the recipe
+	Version images.Version `json:"version"`
+}
+
+func (i Image) String() string { return i.Name + " " + string(i.Version) }
+
+// Image reads the stamp that the builder put into the running image.
+func (m Machine) Image() (i Image, err error) {
+	b, err := os.ReadFile(m.path("usr/lib/roost/release.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &i)
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("cannot read the image's stamp: %w", err)
+	}
+	return i, nil
+}
+
 // BootID returns the kernel's id of this boot, in the form the journal uses: 32 hexadecimal digits.
 func (m Machine) BootID() (string, error) {
 	b, err := os.ReadFile(m.path("proc/sys/kernel/random/boot_id"))

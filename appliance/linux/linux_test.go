@@ -70,6 +70,16 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
+func TestImage(t *testing.T) {
+	m := tree(t, map[string]string{"usr/lib/roost/release.json": `{"lock":"sha256:aa","name":"edge","version":"2.0.0"}`})
+	if image, err := m.Image(); err != nil || image.String() != "edge 2.0.0" {
+		t.Errorf("image %+v, %v", image, err)
+	}
+	if image, err := tree(t, nil).Image(); err == nil {
+		t.Errorf("an image without a stamp is %+v", image)
+	}
+}
+
 func TestSecureBoot(t *testing.T) {
 	const dir, guid = "sys/firmware/efi/efivars/", "-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 	for _, test := range []struct {

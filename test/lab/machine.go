@@ -35,8 +35,9 @@ type Spec struct {
 	Disk     int64  `json:"disk"`            // bytes of the (sparse) disk; default 32 GiB; negative means none
 	DiskKind string `json:"diskKind"`        // virtio (default), nvme, sata
 	NIC      string `json:"nic"`             // virtio-net-pci (default), e1000e
-	WriteLog bool   `json:"writeLog"`        // record every write to the disk in writes.log (QEMU blklogwrites)
+	WriteLog bool   `json:"writeLog"`        // the disk can be recorded, see Machine.Record; virtio only
 	Image    string `json:"image,omitempty"` // raw disk image to start from instead of an empty disk
+	Vars     string `json:"vars,omitempty"`  // variable store of UEFI firmware to start from, keys included
 	CDROM    string `json:"cdrom,omitempty"` // ISO image in the drive
 	BIOS     bool   `json:"bios,omitempty"`  // legacy firmware instead of UEFI, for machines that only discovery supports
 
@@ -76,7 +77,6 @@ type Machine struct {
 // Paths of a machine's files.
 func (m *Machine) DiskPath() string    { return filepath.Join(m.dir, "disk.raw") }
 func (m *Machine) ConsoleLog() string  { return filepath.Join(m.dir, "console.log") }
-func (m *Machine) WritesPath() string  { return filepath.Join(m.dir, "writes.log") }
 func (m *Machine) varsPath() string    { return filepath.Join(m.dir, "vars.fd") }
 func (m *Machine) consolePath() string { return filepath.Join(m.dir, "console.sock") }
 func (m *Machine) controlPath() string { return filepath.Join(m.dir, "control.sock") }
@@ -122,6 +122,9 @@ func (m *Machine) hull() hull {
 
 // create writes the machine's files; what exists is kept.
 func (m *Machine) create() error {
+	if m.WriteLog && (m.Kind == Container || m.DiskKind != "virtio") {
+		return fmt.Errorf("cannot create machine %s: only a virtio disk can be recorded", m.Name)
+	}
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return fmt.Errorf("cannot create machine %s: %v", m.Name, err)
 	}
@@ -170,6 +173,20 @@ func (m *Machine) PowerOff() error {
 		return fmt.Errorf("cannot power off %s: %v", m.Name, err)
 	}
 	return os.RemoveAll(m.pidPath())
+}
+
+// Remove powers the machine off and removes it from the lab with its disk.
+func (m *Machine) Remove() error {
+	if err := m.PowerOff(); err != nil {
+		return err
+	}
+	if err := m.lab.network.unplug(m.portName()); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(m.dir); err != nil {
+		return fmt.Errorf("cannot remove machine %s: %v", m.Name, err)
+	}
+	return nil
 }
 
 // end sends a signal to a process and waits until it is gone.

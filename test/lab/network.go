@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -100,6 +101,23 @@ func (n network) tap(name string) error {
 			return fmt.Errorf("cannot make tap device %s: %v", name, err)
 		}
 		return raise(name)
+	})
+}
+
+// unplug removes a machine's port.
+func (n network) unplug(name string) error {
+	return n.do(func() error {
+		link, err := netlink.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil
+		}
+		if err == nil {
+			err = netlink.LinkDel(link)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot remove network port %s: %v", name, err)
+		}
+		return nil
 	})
 }
 

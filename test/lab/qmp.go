@@ -77,3 +77,19 @@ func (q *qmp) execute(command string, arguments any) (json.RawMessage, error) {
 		}
 	}
 }
+
+// qmpCommand is one command and its arguments.
+type qmpCommand struct {
+	name      string
+	arguments any
+}
+
+// all runs commands until one fails.
+func (q *qmp) all(commands ...qmpCommand) error {
+	for _, c := range commands {
+		if _, err := q.execute(c.name, c.arguments); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -3,7 +3,9 @@ package powercut
 import (
 	"io"
 	"iter"
+	"maps"
 	"math/rand/v2"
+	"slices"
 
 	"roost/updater/slot"
 )
@@ -188,38 +190,73 @@ func (l *Log) apply(sectors map[int64]place, i int, survives func(sector int64, 
 
 // ReadAt reads the disk.
 func (m *Image) ReadAt(p []byte, offset int64) (int, error) {
-	done := 0
-	var sector [sectorSize]byte
-	for done < len(p) {
-		if offset >= m.size {
-			return done, io.EOF
+	end := min(offset+int64(len(p)), m.size)
+	for at := offset; at < end; {
+		from, n := m.run(at, end)
+		if err := m.readFrom(from, p[at-offset:at-offset+n]); err != nil {
+			return int(at - offset), err
 		}
-		if err := m.read(offset/sectorSize, sector[:]); err != nil {
-			return done, err
-		}
-		n := copy(p[done:], sector[offset%sectorSize:])
-		done, offset = done+n, offset+int64(n)
+		at += n
 	}
-	return done, nil
+	if n := int(max(end-offset, 0)); n < len(p) {
+		return n, io.EOF
+	}
+	return len(p), nil
 }
 
-func (m *Image) read(sector int64, into []byte) error {
+// source is where bytes of an image are: in memory, in an entry of the log so many bytes in, or (entry -1) on the base.
+type source struct {
+	memory []byte
+	place
+}
+
+// source returns where a sector is.
+func (m *Image) source(sector int64) source {
 	if data := m.written[sector]; data != nil {
-		copy(into, data)
-		return nil
+		return source{memory: data}
 	}
-	var err error
-	switch p, logged := m.find(sector); {
-	case logged && m.log.Entries[p.entry].Discard:
-		clear(into)
-	case logged:
-		_, err = m.log.data.ReadAt(into, m.log.Entries[p.entry].data+p.at)
-	default:
-		clear(into)
-		_, err = m.base.ReadAt(into, sector*sectorSize)
+	if p, logged := m.find(sector); logged {
+		return source{place: p}
 	}
+	return source{place: place{-1, sector * sectorSize}}
+}
+
+// run returns where the bytes at an offset are, and how many follow each other there before end.
+func (m *Image) run(at, end int64) (source, int64) {
+	sector, skip := at/sectorSize, at%sectorSize
+	from := m.source(sector)
+	if from.memory != nil {
+		from.memory = from.memory[skip:]
+		return from, min(int64(len(from.memory)), end-at)
+	}
+	next := from.place
+	n := sectorSize - skip
+	for at+n < end {
+		sector++
+		next.at += sectorSize
+		if s := m.source(sector); s.memory != nil || s.place != next {
+			break
+		}
+		n += sectorSize
+	}
+	from.at += skip
+	return from, min(n, end-at)
+}
+
+// readFrom fills p from one source.
+func (m *Image) readFrom(from source, p []byte) (err error) {
+	n := 0
+	switch {
+	case from.memory != nil:
+		n = copy(p, from.memory)
+	case from.entry < 0:
+		n, err = m.base.ReadAt(p, from.at)
+	case !m.log.Entries[from.entry].Discard:
+		n, err = m.log.data.ReadAt(p, m.log.Entries[from.entry].data+from.at)
+	}
+	clear(p[n:])
 	if err == io.EOF { // the base may be a file that ends early
-		err = nil
+		return nil
 	}
 	return err
 }
@@ -234,7 +271,7 @@ func (m *Image) WriteAt(p []byte, offset int64) (int, error) {
 		data := m.written[sector]
 		if data == nil {
 			data = make([]byte, sectorSize)
-			if err := m.read(sector, data); err != nil {
+			if _, err := m.ReadAt(data, sector*sectorSize); err != nil {
 				return done, err
 			}
 			m.written[sector] = data
@@ -285,25 +322,25 @@ func (m *Image) sum(offset, length int64) (sum uint64) {
 // Overlay writes the part of the disk that the record or the tests changed over a copy of the base, which is how a state is
 // really booted: w is a file that holds the base already.
 func (m *Image) Overlay(w io.WriterAt) error {
-	var sector [sectorSize]byte
-	write := func(n int64) error {
-		if err := m.read(n, sector[:]); err != nil {
+	sectors := slices.Collect(maps.Keys(m.durable))
+	sectors = slices.AppendSeq(sectors, maps.Keys(m.loose))
+	sectors = slices.AppendSeq(sectors, maps.Keys(m.written))
+	slices.Sort(sectors)
+	sectors = slices.Compact(sectors)
+	buffer := make([]byte, 1<<20)
+	for len(sectors) > 0 {
+		n := 1
+		for n < len(sectors) && n < len(buffer)/sectorSize && sectors[n] == sectors[0]+int64(n) {
+			n++
+		}
+		chunk := buffer[:n*sectorSize]
+		if _, err := m.ReadAt(chunk, sectors[0]*sectorSize); err != nil {
 			return err
 		}
-		_, err := w.WriteAt(sector[:], n*sectorSize)
-		return err
-	}
-	for _, places := range []map[int64]place{m.durable, m.loose} {
-		for n := range places {
-			if err := write(n); err != nil {
-				return err
-			}
-		}
-	}
-	for n := range m.written {
-		if err := write(n); err != nil {
+		if _, err := w.WriteAt(chunk, sectors[0]*sectorSize); err != nil {
 			return err
 		}
+		sectors = sectors[n:]
 	}
 	return nil
 }

@@ -32,10 +32,14 @@ type Judge struct {
 	// Read takes a UKI apart; nil means ReadUKI.
 	Read func(content []byte) (sortKey, version string, ok bool)
 
-	esp    disk.Partition
-	files  map[uint64]boot.Image // what is in a file, by its sum
-	proven map[string]bool       // what dm-verity says of a slot, by its sum
+	esp     disk.Partition
+	files   map[uint64]boot.Image   // what is in a file, by its sum
+	volumes map[uint64][]boot.Image // what is on the ESP, by its sum
+	proven  map[string]bool         // what dm-verity says of a slot, by its sum
 }
+
+// watchedESP is the number of the ESP among the regions that Open has watched; the slots come before.
+const watchedESP = 2
 
 // Verdict is what came up.
 type Verdict struct {
@@ -74,7 +78,7 @@ func (j *Judge) Open() error {
 	if err != nil {
 		return err
 	}
-	j.files, j.proven = map[uint64]boot.Image{}, map[string]bool{}
+	j.files, j.volumes, j.proven = map[uint64]boot.Image{}, map[uint64][]boot.Image{}, map[string]bool{}
 	var ok bool
 	if j.esp, ok = table.Find(disk.ESPA); !ok {
 		return fmt.Errorf("cannot find partition %s", disk.ESPA)
@@ -87,6 +91,7 @@ func (j *Judge) Open() error {
 		}
 		j.Rebuilder.Watch(root.Offset, verity.Offset+verity.Size-root.Offset) // they are neighbours
 	}
+	j.Rebuilder.Watch(j.esp.Offset, j.esp.Size)
 	if j.Read == nil {
 		j.Read = ReadUKI
 	}
@@ -96,7 +101,11 @@ func (j *Judge) Open() error {
 // Judge powers a machine on with the disk of a state. start says how a version behaves that everything let through; nil
 // means that it comes up.
 func (j *Judge) Judge(ctx context.Context, s State, start func(version string) boot.Outcome) (Verdict, error) {
-	image := j.Rebuilder.Image(s)
+	return j.powerOn(ctx, j.Rebuilder.Image(s), start)
+}
+
+// powerOn is Judge of a disk that is rebuilt.
+func (j *Judge) powerOn(ctx context.Context, image *Image, start func(version string) boot.Outcome) (Verdict, error) {
 	model, err := j.model(image)
 	if err != nil {
 		return Verdict{}, err
@@ -127,6 +136,10 @@ func (j *Judge) Judge(ctx context.Context, s State, start func(version string) b
 
 // model reads what the loader sees.
 func (j *Judge) model(image *Image) (boot.Model, error) {
+	whole := image.Sum(watchedESP)
+	if images, ok := j.volumes[whole]; ok {
+		return boot.Model{Options: j.Options, Images: images}, nil
+	}
 	model := boot.Model{Options: j.Options}
 	files, err := ReadFAT(image, j.esp.Offset, j.esp.Size)
 	if err != nil {
@@ -148,6 +161,7 @@ func (j *Judge) model(image *Image) (boot.Model, error) {
 		known.File = name
 		model.Images = append(model.Images, known)
 	}
+	j.volumes[whole] = model.Images
 	return model, nil
 }
 

@@ -2,6 +2,7 @@ package powercut_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -29,7 +30,13 @@ type program struct {
 	version string
 	outcome boot.Outcome
 	damage  func([]byte) []byte
+	port    uint16 // where it says its token; 0 means debugPort
 }
+
+const (
+	debugPort = 0x403
+	com1      = 0x3f8 // the console of a machine of the lab
+)
 
 // TestModelIsTheLoader starts real firmware and the real systemd-boot on partitions of all kinds, and wants from them what
 // the model says: which programs are started, in which order, through resets and refusals, and how the files are then named.
@@ -126,7 +133,7 @@ func runLoader(t *testing.T, loader []byte, programs []program, length int) (str
 		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
 		"-drive", "if=pflash,format=raw,unit=1,file="+variableStore(t, dir, partition),
 		"-drive", "if=none,id=disk,format=raw,file="+image, "-device", "virtio-blk-pci,drive=disk",
-		"-chardev", "socket,id=out,path="+filepath.Join(dir, "out"), "-device", "isa-debugcon,iobase=0x403,chardev=out")
+		"-chardev", "socket,id=out,path="+filepath.Join(dir, "out"), "-device", "isa-debugcon,iobase="+fmt.Sprint(debugPort)+",chardev=out")
 	var errors bytes.Buffer
 	cmd.Stderr = &errors
 	if err := cmd.Start(); err != nil {
@@ -229,12 +236,13 @@ func namesOn(t *testing.T, image string, p disk.Partition) []string {
 	return names
 }
 
-// pe returns an EFI program with an os-release section that writes its token to port 0x403, and then stays, or resets the
+// pe returns an EFI program with an os-release section that writes its token to a port, and then stays, or resets the
 // machine. One that firmware must refuse is of a subsystem that it does not start.
 func pe(n int, p program) []byte {
 	code := []byte{0x48, 0x8d, 0x35, 0, 0, 0, 0, // lea rsi, [rip+text]
-		0x66, 0xba, 0x03, 0x04, // mov dx, 0x403
+		0x66, 0xba, 0, 0, // mov dx, port
 		0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8} // lodsb; test al, al; jz +3; out dx, al; jmp -8
+	binary.LittleEndian.PutUint16(code[9:], cmp.Or(p.port, debugPort))
 	if p.outcome == boot.Reset {
 		code = append(code, 0x66, 0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee) // mov dx, 0xcf9; mov al, 6; out dx, al
 	}

@@ -102,6 +102,9 @@ func readEntry(r io.ReaderAt, at, size, sector int64) (*Entry, int64, error) {
 	}
 	entry := &Entry{Offset: int64(raw.Sector) * sector, Length: int64(raw.Sectors) * sector, data: next,
 		Flush: raw.Flags&flagFlush != 0, FUA: raw.Flags&flagFUA != 0, Discard: raw.Flags&flagDiscard != 0}
+	if entry.Length == 0 && raw.Flags == 0 {
+		return nil, 0, errors.New("an entry of nothing: the recorder failed to write one")
+	}
 	if !entry.Discard {
 		next += entry.Length
 	}

@@ -44,6 +44,13 @@ func TestProve(t *testing.T) {
 	if proof.States < 200 || len(proof.Sample) != 5 || proof.Up["1"] == 0 || proof.Up["2"] == 0 {
 		t.Errorf("proof %+v", proof)
 	}
+	versions := map[string]bool{}
+	for _, s := range proof.Sample {
+		versions[s.Version] = true
+	}
+	if len(versions) < 2 {
+		t.Errorf("the sample has one version only: %+v", proof.Sample)
+	}
 	end := powercut.State{Cut: proof.Entries}
 	if err := record.Restore(end, record.Base); err != nil {
 		t.Fatal(err)
@@ -55,6 +62,15 @@ func TestProve(t *testing.T) {
 	want := make([]byte, m.recorder.Size())
 	if _, err := m.recorder.ReadAt(want, 0); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the restored disk is not the one that was written (%v)", err)
+	}
+
+	if err := record.Matches(record.Base); err != nil {
+		t.Error(err)
+	}
+	got[bytes.Index(want, m.two.parts["root.erofs"][:4096])+5000] ^= 1
+	put(t, filepath.Join(dir, "other"), got)
+	if err := record.Matches(filepath.Join(dir, "other")); err == nil {
+		t.Error("a disk that is not what was recorded matches")
 	}
 
 	// The machine is back on version 1; its root is damaged, and 2 is marked bad but whole: it comes up on 2. Both damaged,

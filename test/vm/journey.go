@@ -29,6 +29,7 @@ type Journey struct {
 	Out     io.Writer // progress for a person
 	Lab     string    // name of the lab; default "journey"
 	Short   bool      // each bad release meets one machine instead of both, and the early panic is left out
+	Cuts    int       // power cuts during the worker's update after which a machine is really booted; 0: its disk is not recorded
 
 	lab        *lab.Lab
 	controller *lab.Machine
@@ -60,10 +61,13 @@ func (j *Journey) phases() []phase {
 		{"release 3 fails its health gate: roll back", j.failedGate},
 		{"release 4 panics while it starts: roll back", j.panicLate},
 	}
-	if j.Short {
-		return list
+	if !j.Short {
+		list = append(list, phase{"release 5 panics before any record can be kept: roll back", j.panicEarly})
 	}
-	return append(list, phase{"release 5 panics before any record can be kept: roll back", j.panicEarly})
+	if j.Cuts > 0 {
+		list = append(list, phase{"cut the power at every moment of the worker's update", j.powerCuts})
+	}
+	return list
 }
 
 // victims are the machines that a bad release is rolled out to.

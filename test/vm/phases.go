@@ -82,7 +82,7 @@ func (j *Journey) makeSite(ctx context.Context) error {
 	j.lab = l
 	fmt.Fprintf(j.Out, "      machines run under %s\n", l.Accelerator())
 	for name, m := range map[string]**lab.Machine{"m1": &j.controller, "m2": &j.worker} {
-		if *m, err = l.Add(lab.Spec{Name: name}); err != nil {
+		if *m, err = l.Add(lab.Spec{Name: name, WriteLog: name == "m2" && j.Cuts > 0}); err != nil {
 			return err
 		}
 	}
@@ -173,6 +173,9 @@ func (j *Journey) installWorker(ctx context.Context) error {
 // update rolls release 2 out and checks that both machines run it, the controller updated last.
 func (j *Journey) update(ctx context.Context) error {
 	if err := j.publish(ctx, "2"); err != nil {
+		return err
+	}
+	if err := j.record(ctx); err != nil {
 		return err
 	}
 	if err := j.roost(ctx, "update", "start", j.releases["2"], "--wait"); err != nil {
@@ -286,8 +289,10 @@ func (j *Journey) requestedRollback(ctx context.Context) error {
 	if err := j.roost(ctx, "update", "start", j.releases["2"], "--only", "worker-0", "--wait"); err != nil {
 		return err
 	}
-	_, err := j.awaitHost(ctx, 10*time.Minute, "worker-0", j.runs("2"))
-	return err
+	if _, err := j.awaitHost(ctx, 10*time.Minute, "worker-0", j.runs("2")); err != nil {
+		return err
+	}
+	return j.stopRecording(ctx)
 }
 
 // serving demands a host in service with every gate passed.
