@@ -39,6 +39,7 @@ type ControlConfig struct {
 	Now       func() time.Time
 	Log       *slog.Logger
 
+	own   bool   // the shelf belongs to this control plane alone
 	pulse *pulse // nil: nobody asks
 }
 
@@ -96,7 +97,11 @@ func OpenControl(ctx context.Context, config ControlConfig) (c *Control, err err
 	t.Store, t.Authority, t.Shelf, t.Registry, t.Now, t.Log = c.store, config.Authority, c.shelf, config.Registry, config.Now, config.Log
 	c.trust = trust.New(t)
 	c.host = host.New(host.Config{Store: c.store, Beat: config.Beat, Alive: config.pulse.loop("hosts"), Now: config.Now, Log: config.Log})
-	c.software = software.New(software.Config{Store: c.store, Shelf: c.shelf, Alive: config.pulse.loop("rollouts"), Now: config.Now, Log: config.Log})
+	var releases software.Shelf = c.shelf
+	if config.own {
+		releases = ownShelf{c.shelf}
+	}
+	c.software = software.New(software.Config{Store: c.store, Shelf: releases, Alive: config.pulse.loop("rollouts"), Now: config.Now, Log: config.Log})
 	c.server = server.New(server.Config{
 		Store: c.store, Authority: config.Authority, Trust: c.trust, Host: c.host, Software: c.software, Shelf: c.shelf,
 		Registry: registry, Addresses: config.Addresses, Now: config.Now, Log: config.Log,

@@ -48,7 +48,7 @@ func OpenController(ctx context.Context, config ControllerConfig) (*Control, err
 	return OpenControl(ctx, ControlConfig{
 		Dir: config.Dir, Authority: config.Authority, Site: site, Self: self, Config: &a.Config, Registry: a.Controllers[0],
 		Addresses: config.Addresses, Keys: config.Keys, Trust: trust.Config{Limits: config.Limits, Configure: workerConfig(a)},
-		Beat: config.Beat, Now: config.Now, Log: config.Log, pulse: config.pulse,
+		Beat: config.Beat, Now: config.Now, Log: config.Log, own: true, pulse: config.pulse,
 	})
 }
 

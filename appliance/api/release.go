@@ -58,3 +58,11 @@ type HostUpdate struct {
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`
 }
+
+// Prune is a request to take releases off the site's shelf that nothing uses, and what came of it.
+type Prune struct {
+	Keep    int       `json:"keep,omitempty"` // the newest of each name stay, though unused; 3 when zero
+	Dry     bool      `json:"dry,omitempty"`  // only tell
+	Removed []Release `json:"removed,omitempty"`
+	Freed   int64     `json:"freed,omitempty"` // bytes
+}

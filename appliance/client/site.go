@@ -75,6 +75,13 @@ func (c *Client) SetCurrent(ctx context.Context, release images.Digest) (*api.Si
 	return site, err
 }
 
+// PruneReleases takes from the shelf what nothing uses. Keep and Dry are read.
+func (c *Client) PruneReleases(ctx context.Context, want api.Prune) (*api.Prune, error) {
+	out := &api.Prune{}
+	_, err := c.call(ctx, http.MethodPost, "/v1/releases/prune", want, out)
+	return out, err
+}
+
 // StartUpdate begins a rollout. Of update, Release.Digest (or Name and Version), Parallelism, Only and Force are read.
 func (c *Client) StartUpdate(ctx context.Context, update api.Update) (*api.Update, error) {
 	out := &api.Update{}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"roost/appliance/api"
 	"roost/images"
 	"roost/images/depot"
 )
@@ -37,7 +38,7 @@ func Release() *cobra.Command {
 		}
 		return t.Print(c.OutOrStdout(), *format)
 	}
-	return Noun("release", "Publish releases and see what a site has", list, push(), copyVerb(), use())
+	return Noun("release", "Publish releases and see what a site has", list, push(), copyVerb(), use(), prune())
 }
 
 // push copies a release to the registry of the site.
@@ -182,6 +183,37 @@ func use() *cobra.Command {
 			return err
 		},
 	}
+}
+
+func prune() *cobra.Command {
+	var want api.Prune
+	c := &cobra.Command{
+		Use: "prune", Short: "Take releases off the site's shelf that nothing uses", Args: Exact(0),
+		Long: "Take releases off the site's shelf that nothing uses. What a host runs, could fall back to or is being given stays, and\n" +
+			"so do the newest of each name and what came within a day. A controller does this daily by itself.",
+	}
+	c.Flags().IntVar(&want.Keep, "keep", 3, "how many of the newest of each name stay, though unused")
+	c.Flags().BoolVar(&want.Dry, "dry-run", false, "only tell what would go")
+	format := OutputFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if want.Keep < 1 {
+			return fmt.Errorf("cannot prune releases: --keep %d, want 1 or more", want.Keep)
+		}
+		site, err := connect(c)
+		if err != nil {
+			return err
+		}
+		done, err := site.PruneReleases(c.Context(), want)
+		if err != nil {
+			return err
+		}
+		t := Table{Head: []string{"NAME", "VERSION", "SIZE", "DIGEST"}, Value: done}
+		for _, r := range done.Removed {
+			t.Rows = append(t.Rows, []string{r.Name, string(r.Version), megabytes(r.Size), string(r.Digest)})
+		}
+		return t.Print(c.OutOrStdout(), *format)
+	}
+	return c
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }

@@ -56,6 +56,8 @@ func (s *Server) table() []route {
 
 		on(get, "/v1/releases", reader, "list releases on the shelf", s.releases),
 
+		on(post, "/v1/releases/prune", operator, "prune releases", s.prune),
+
 		on(get, "/v1/updates", reader, "list updates", page(s, store.Updates())).reads("after", "limit"),
 		on(post, "/v1/updates", operator, "start update", s.startUpdate),
 		on(get, "/v1/updates/{update}", reader, "show update", s.update),
@@ -171,6 +173,10 @@ func (s *Server) releases(c *call, _ *nothing) (*api.List[api.Release], error) {
 	})
 	sort.SliceStable(out.Items, func(i, j int) bool { return out.Items[i].Version.Compare(out.Items[j].Version) > 0 })
 	return out, err
+}
+
+func (s *Server) prune(c *call, in *api.Prune) (*api.Prune, error) {
+	return s.config.Software.Prune(c.ctx, c.by, in)
 }
 
 func (s *Server) startUpdate(c *call, in *api.Update) (*api.Update, error) {

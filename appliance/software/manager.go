@@ -16,6 +16,7 @@ import (
 	"context"
 	"log/slog"
 	"reflect"
+	"sync"
 	"time"
 
 	"roost/appliance/api"
@@ -40,7 +41,10 @@ type Config struct {
 }
 
 // Manager rolls releases over hosts.
-type Manager struct{ config Config }
+type Manager struct {
+	config   Config
+	starting sync.Mutex // held while an update chooses its release, and while releases are taken away
+}
 
 // New makes a manager.
 func New(config Config) *Manager {
@@ -61,6 +65,14 @@ func New(config Config) *Manager {
 
 // Run calls Ensure whenever a host or an update changed, and every ten seconds for what only time changes.
 func (m *Manager) Run(ctx context.Context) error {
+	if _, ok := m.config.Shelf.(Prunable); ok {
+		pruned := make(chan struct{})
+		go func() {
+			defer close(pruned)
+			m.pruneDaily(ctx)
+		}()
+		defer func() { <-pruned }()
+	}
 	m.config.Store.Follow(ctx, []string{"host", "update"}, 20*time.Millisecond, 10*time.Second, func(ctx context.Context) {
 		if err := m.Ensure(ctx); err != nil && ctx.Err() == nil {
 			m.config.Log.Warn("cannot advance update", "error", err)

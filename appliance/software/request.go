@@ -15,6 +15,8 @@ const maxParallelism = 64
 
 // Start begins a rollout of want.Release, named by digest or by name and version.
 func (m *Manager) Start(ctx context.Context, by store.Actor, want *api.Update) (*api.Update, error) {
+	m.starting.Lock()
+	defer m.starting.Unlock()
 	release, err := m.find(ctx, want.Release)
 	if err != nil {
 		return nil, err
