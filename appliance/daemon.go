@@ -35,6 +35,7 @@ type daemon struct {
 	identity *durable.Dir
 	log      *slog.Logger
 	pulse    *pulse
+	vitals   *vitals
 
 	mu       sync.Mutex // guards hardware and read
 	hardware *api.Inventory
@@ -47,6 +48,7 @@ func openDaemon(root string, log *slog.Logger) (d *daemon, err error) {
 	if d.boot, err = d.machine.Boot(); err != nil {
 		return nil, err
 	}
+	d.vitals = &vitals{machine: d.machine, boot: d.boot}
 	if d.bootID, err = d.machine.BootID(); err != nil {
 		return nil, err
 	}
@@ -120,7 +122,7 @@ func (d *daemon) discover(ctx context.Context) error {
 		install = d.adopt
 	}
 	discovery := &Discovery{
-		Boot: d.boot, BootID: d.bootID, Pins: pins, Inventory: d.inventory, Install: install, Reboot: d.machine.Reboot,
+		Boot: d.boot, BootID: d.bootID, Pins: pins, Inventory: d.inventory, Vitals: d.vitals.read, Install: install, Reboot: d.machine.Reboot,
 		Console: d.machine.Console, Expect: d.pulse.part("discovery"), Now: time.Now, Log: d.log,
 	}
 	return discovery.Run(ctx)
@@ -238,7 +240,8 @@ func ownAddresses(m linux.Machine) (out []net.IP) {
 
 // facts is what the machine says of itself at a beat.
 func (d *daemon) facts(ctx context.Context, gates *Gates, engine *updater.Updater) api.Report {
-	report := api.Report{BootID: d.bootID, Origin: d.boot.Origin, SecureBoot: d.machine.SecureBoot(), Addresses: d.machine.Addresses()}
+	report := api.Report{BootID: d.bootID, Origin: d.boot.Origin, SecureBoot: d.machine.SecureBoot(), Addresses: d.machine.Addresses(),
+		Vitals: d.vitals.read(ctx)}
 	list, err := d.gatesOf(engine.Status())
 	if err != nil {
 		report.Reason = err.Error()

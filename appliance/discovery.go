@@ -23,6 +23,7 @@ type Discovery struct {
 	BootID    string
 	Pins      []images.Digest // fingerprints of site roots that the image trusts; empty: the first one shown is believed
 	Inventory func() (*api.Inventory, error)
+	Vitals    func(context.Context) *api.Vitals // nil outside of a machine
 	// Install writes the granted release and the identity to the disk. It may be called again after it failed.
 	Install  func(ctx context.Context, key *trust.Key, assignment *api.Assignment, site *client.Client, progress func(done, total int64)) error
 	Reboot   func(context.Context) error
@@ -145,6 +146,9 @@ func (d *Discovery) report(ctx context.Context, site *client.Client, key *trust.
 		Origin: d.Boot.Origin, Release: d.Boot.Release, BootMAC: d.Boot.MAC, Address: d.Boot.Address, BootID: d.BootID,
 		SecureBoot: inventory.Firmware.SecureBoot, Inventory: *inventory,
 	}
+	if d.Vitals != nil {
+		enrolment.Vitals = d.Vitals(ctx)
+	}
 	if err := key.Requests(&enrolment); err != nil {
 		return nil, err
 	}
@@ -170,7 +174,7 @@ func (d *Discovery) install(ctx context.Context, key *trust.Key, assignment *api
 		return err
 	}
 	defer site.Close()
-	tell := &teller{site: site, bootID: d.BootID, log: d.Log}
+	tell := &teller{site: site, bootID: d.BootID, vitals: d.Vitals, log: d.Log}
 	if err := tell.say(ctx, api.Installing, 0, "begins to write "+assignment.Disk); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 type teller struct {
 	site   *client.Client
 	bootID string
+	vitals func(context.Context) *api.Vitals
 	log    *slog.Logger
 	done   atomic.Int64 // percent
 }
@@ -25,8 +26,11 @@ func (t *teller) progress(done, total int64) {
 }
 
 func (t *teller) say(ctx context.Context, phase api.Phase, percent int, reason string) error {
-	_, err := t.site.Report(ctx, api.Report{Schema: 1, Phase: phase, BootID: t.bootID, Reason: reason,
-		Software: api.Software{Phase: string(phase), Progress: percent}})
+	report := api.Report{Schema: 1, Phase: phase, BootID: t.bootID, Reason: reason, Software: api.Software{Phase: string(phase), Progress: percent}}
+	if t.vitals != nil {
+		report.Vitals = t.vitals(ctx)
+	}
+	_, err := t.site.Report(ctx, report)
 	return err
 }
 

@@ -19,6 +19,7 @@ type Enrolment struct {
 	Address    string        `json:"address,omitempty"`
 	BootID     string        `json:"bootID,omitempty"`
 	SecureBoot string        `json:"secureBoot,omitempty"`
+	Vitals     *Vitals       `json:"vitals,omitempty"`
 	Inventory  Inventory     `json:"inventory"`
 }
 
@@ -61,8 +62,9 @@ type Report struct {
 	Origin     string     `json:"origin,omitempty"`
 	SecureBoot string     `json:"secureBoot,omitempty"`
 	Addresses  []string   `json:"addresses,omitempty"`
-	Healthy    bool       `json:"healthy"`             // every gate holds
-	Reason     string     `json:"reason,omitempty"`    // which gate does not
+	Healthy    bool       `json:"healthy"`          // every gate holds
+	Reason     string     `json:"reason,omitempty"` // which gate does not
+	Vitals     *Vitals    `json:"vitals,omitempty"`
 	Software   Software   `json:"software"`            // facts only; wishes in it are ignored
 	Inventory  *Inventory `json:"inventory,omitempty"` // at the first beat of a boot and on change
 	Config     int64      `json:"config,omitempty"`    // revision of the committed configuration

@@ -82,11 +82,26 @@ type Host struct {
 	Storage    int64  `json:"storage,omitempty"`    // bytes of all disks that can be installed to
 	Disk       string `json:"disk,omitempty"`       // install target: a /dev path or a stable id from the inventory
 
+	Vitals *Vitals `json:"vitals,omitempty"` // as last written with LastSeen
+
 	Approval *Approval `json:"approval,omitempty"` // the last one
 	Software Software  `json:"software"`
 
 	FirstSeen time.Time `json:"firstSeen"`
 	LastSeen  time.Time `json:"lastSeen"` // coarse: rewritten when anything changes, else every half minute
+}
+
+// Vitals is what a boot of a machine cost. Zero is unknown.
+type Vitals struct {
+	Daemon int64 `json:"daemon,omitempty"` // resident memory of roostd in bytes
+	Used   int64 `json:"used,omitempty"`   // memory in use on the machine in bytes, all that is not available for programs
+	Peak   int64 `json:"peak,omitempty"`   // the most of it that the daemon has seen in this boot
+	// Boot phases in milliseconds. Firmware and loader are as the firmware's clock has them.
+	Firmware  int64 `json:"firmware,omitempty"`  // until the boot loader
+	Loader    int64 `json:"loader,omitempty"`    // until the kernel
+	Kernel    int64 `json:"kernel,omitempty"`    // until the initrd's first program
+	Initrd    int64 `json:"initrd,omitempty"`    // until systemd
+	Userspace int64 `json:"userspace,omitempty"` // until every unit is up
 }
 
 // Software is what a host runs and what it was asked to run.

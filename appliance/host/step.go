@@ -30,6 +30,9 @@ func absorb(h *api.Host, r *api.Report, now time.Time) *api.Host {
 		return nil
 	}
 	next.LastSeen = now
+	if r.Vitals != nil { // they change with every report, and are no reason to write
+		next.Vitals = r.Vitals
+	}
 	return &next
 }
 

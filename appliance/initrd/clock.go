@@ -45,3 +45,12 @@ func releaseTime(s string) (time.Time, bool) {
 	}
 	return time.Time{}, false
 }
+
+// uptime is the time since the kernel started, in milliseconds.
+func uptime() int64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0
+	}
+	return now.Nano() / 1e6
+}

@@ -86,7 +86,7 @@ func (m *machine) handOver() error {
 	if m.record.Origin == "" {
 		return fmt.Errorf("cannot hand over: the boot has no origin")
 	}
-	m.record.Trial = m.trial
+	m.record.Trial, m.record.Ended = m.trial, uptime()
 	if err := m.record.write(sysroot + "/run/roost/boot.json"); err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ func (m *machine) boot() error {
 		return err
 	}
 	m.con.reopen()
+	m.record.Began = uptime()
 	m.con.step("Roost boots")
 	args, err := readCmdline()
 	if err != nil {

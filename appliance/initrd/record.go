@@ -12,6 +12,8 @@ type bootRecord struct {
 	Origin     string          `json:"origin"` // disk, network or iso
 	RootHash   string          `json:"rootHash"`
 	Trial      bool            `json:"trial"`
+	Began      int64           `json:"began"` // of this program, and its end: milliseconds since the kernel started
+	Ended      int64           `json:"ended"`
 	Disk       string          `json:"disk,omitempty"`
 	Interface  string          `json:"interface,omitempty"`
 	MAC        string          `json:"mac,omitempty"`

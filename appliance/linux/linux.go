@@ -36,6 +36,8 @@ type Boot struct {
 	Origin     string        `json:"origin"` // disk, network, iso or container
 	RootHash   string        `json:"rootHash"`
 	Trial      bool          `json:"trial"`
+	Began      int64         `json:"began"` // when the initrd's program started, and when systemd did, in ms since the kernel started
+	Ended      int64         `json:"ended"`
 	Disk       string        `json:"disk"`
 	Interface  string        `json:"interface"`
 	MAC        string        `json:"mac"`

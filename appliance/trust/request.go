@@ -124,6 +124,7 @@ func describe(h *api.Host, e *api.Enrolment, source string, now time.Time) {
 	i.Describe(h)
 	h.UUID, h.BootMAC = properUUID(i.System.UUID), strings.ToLower(e.BootMAC)
 	h.Origin, h.BootID, h.SecureBoot = e.Origin, e.BootID, i.Firmware.SecureBoot
+	h.Vitals = e.Vitals
 	h.Addresses = []string{source}
 	h.LastSeen = now
 }

@@ -92,6 +92,9 @@ func (j *Journey) Run(ctx context.Context) (err error) {
 		fmt.Fprintf(j.Out, "      done in %s\n", since(begin))
 		j.note(p.name, since(begin))
 	}
+	if err := j.noteMemory(ctx); err != nil {
+		return err
+	}
 	fmt.Fprintf(j.Out, "\nAll of it works. %s in all.\n\n", since(start))
 	for _, f := range j.figures {
 		fmt.Fprintf(j.Out, "  %-72s %s\n", f.what, f.value)

@@ -150,6 +150,7 @@ func (j *Journey) discoverWorker(ctx context.Context) error {
 		return err
 	}
 	j.note("  power-on to check-in", since(start))
+	j.noteVitals(h, 0)
 	if h.SecureBoot != "enabled" {
 		return fmt.Errorf("the worker booted with Secure Boot %s", h.SecureBoot)
 	}
@@ -239,14 +240,25 @@ func (j *Journey) broken(ctx context.Context, n string, hosts []string, check fu
 	}
 	for _, name := range hosts {
 		start := time.Now()
-		if err := j.roost(ctx, "update", "start", j.releases[n], "--only", name, "--wait"); err == nil {
-			return fmt.Errorf("release %s was taken by %s", n, name)
+		watching, stop := context.WithCancel(ctx)
+		fell := make(chan time.Time, 1)
+		go func() { fell <- lastFall(watching, j.named(name)) }()
+		err := j.roost(ctx, "update", "start", j.releases[n], "--only", name, "--wait")
+		var h *api.Host
+		if err == nil {
+			err = fmt.Errorf("release %s was taken by %s", n, name)
+		} else {
+			h, err = j.awaitHost(ctx, 10*time.Minute, name, j.runs("2"))
 		}
-		h, err := j.awaitHost(ctx, 10*time.Minute, name, j.runs("2"))
+		stop()
+		at := <-fell
 		if err != nil {
 			return err
 		}
 		j.note("  "+name+": update start to back on release 2", since(start))
+		if !at.IsZero() {
+			j.note("  "+name+": failed trial went down to back on release 2 (target 180 s)", since(at))
+		}
 		i := slices.IndexFunc(h.Software.Failures, func(f api.Failure) bool { return string(f.Release) == j.releases[n] })
 		if i < 0 {
 			return fmt.Errorf("%s tells no failure of release %s", name, n)
