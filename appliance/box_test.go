@@ -20,6 +20,7 @@ import (
 
 	"roost/appliance/api"
 	"roost/appliance/client"
+	"roost/appliance/linux"
 	"roost/appliance/software"
 	"roost/appliance/trust"
 	"roost/images"
@@ -121,7 +122,7 @@ func (l *lab) box(n int) *box {
 	if err := os.Truncate(b.path, boxDisk); err != nil {
 		l.t.Fatal(err)
 	}
-	b.daemon = &daemon{root: root, log: l.log}
+	b.daemon = &daemon{root: root, boot: &linux.Boot{Origin: "network"}, log: l.log}
 	b.writes = b.install
 	return b
 }

@@ -146,7 +146,7 @@ func TestRefusedAtTheDesk(t *testing.T) {
 	says(t, s.tryPush(a), "cannot copy release edge 2.0", "not signed")
 	says(t, s.tryPush(b), "cannot copy release edge 2.1", "signed by a key that is not trusted")
 	// The manifest without a name is there, but of no use.
-	says(t, s.begin(a.Manifest.Digest), "cannot use release edge 2.0", "not signed", "no host would take it")
+	says(t, s.begin(a.Manifest.Digest), "cannot use release edge 2.0", "not signed", "no host of this site would take it")
 	_, err := s.admin.SetCurrent(s.ctx, b.Manifest.Digest)
 	says(t, err, "cannot use release edge 2.1", "not trusted")
 	// One that was smuggled past the registry is not listed either.

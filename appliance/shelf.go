@@ -32,8 +32,10 @@ func (s *shelf) trusted(b release.Bundle) error {
 	if s.keys == nil {
 		return nil
 	}
-	_, err := release.Verify(b, release.Policy{Keys: s.keys})
-	return err
+	if _, err := release.Verify(b, release.Policy{Keys: s.keys}); err != nil {
+		return fmt.Errorf("no host of this site would take it: %w", err)
+	}
+	return nil
 }
 
 func (s *shelf) get(ctx context.Context, digest images.Digest) (*depot.Release, error) {
@@ -52,7 +54,7 @@ func (s *shelf) get(ctx context.Context, digest images.Digest) (*depot.Release, 
 	}
 	if err := s.trusted(r.Bundle); err != nil { // not remembered: it may be signed later
 		return nil, &api.Problem{Kind: api.Invalid, Detail: fmt.Sprintf("cannot use release %s %s: %v", r.Document.Name, r.Document.Version, err),
-			Hint: "no host would take it; build it with the release key of this site's images and push it again"}
+			Hint: "build it with the release key of this site's images and push it again"}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

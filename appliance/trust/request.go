@@ -160,20 +160,28 @@ func (m *Manager) Approve(ctx context.Context, by store.Actor, ref string, appro
 	if err := approval.Validate(); err != nil {
 		return nil, err
 	}
+	var hosts, rivals []*api.Host
+	judge := func(tx *store.Tx) (*api.Host, error) {
+		h, err := store.FindHost(tx, ref)
+		if err != nil {
+			return nil, err
+		}
+		hosts = store.Hosts().Scan(tx)
+		rivals = rivalsOf(h, hosts)
+		return h, approvable(h, approval, rivals, m.liveIn(hosts, m.config.Now()))
+	}
+	// First what is wrong with the request, then what is wrong with the release.
+	if err := m.config.Store.View(ctx, func(tx *store.Tx) error { _, err := judge(tx); return err }); err != nil {
+		return nil, err
+	}
 	release, needs, err := m.choose(ctx, approval)
 	if err != nil {
 		return nil, err
 	}
-	now := m.config.Now()
 	var host *api.Host
 	_, err = m.config.Store.Update(ctx, func(tx *store.Tx) error {
-		h, err := store.FindHost(tx, ref)
+		h, err := judge(tx)
 		if err != nil {
-			return err
-		}
-		hosts := store.Hosts().Scan(tx)
-		rivals := rivalsOf(h, hosts)
-		if err := approvable(h, approval, rivals, m.liveIn(hosts, now)); err != nil {
 			return err
 		}
 		if err := m.assign(tx, h, hosts, approval, by, release, needs); err != nil {
