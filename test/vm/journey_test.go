@@ -26,7 +26,7 @@ func TestJourney(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build roost: %v\n%s", err, out)
 	}
-	j := &Journey{Roost: roost, Recipes: "testdata", Dir: filepath.Join(dir, "journey"), Out: testWriter{t}, Lab: "tjourney", Short: true}
+	j := &Journey{Roost: roost, Recipes: "testdata", Dir: filepath.Join(dir, "journey"), Out: testWriter{t}, Lab: "tjourney", Short: true, Cuts: 5}
 	if os.Getenv("ROOST_TEST_SOAK") != "" {
 		j.Short, j.Cuts = false, 200
 	}
