@@ -31,7 +31,7 @@ func (b *bench) boot(ctx context.Context) ([]Row, error) {
 		return nil, err
 	}
 	whole := Row{What: "boot: firmware hand-over to roostd, disk, verity", Unit: Seconds}
-	kernel := Row{What: "boot: of which initrd, to systemd", Unit: Seconds}
+	kernel := Row{What: "boot: of which kernel and initrd, to systemd", Unit: Seconds}
 	size := Row{What: "initrd, kernel modules included", Unit: Megabytes}
 	l, err := b.upLab(ctx)
 	if err != nil {
@@ -133,7 +133,8 @@ mount -t ext4 -o nosuid,nodev,noatime,commit=5 $state ${rootmnt}/var
 mkdir -p /run/roost/etc/upper /run/roost/etc/work
 mount -t overlay -o nosuid,nodev,lowerdir=${rootmnt}/etc,upperdir=/run/roost/etc/upper,workdir=/run/roost/etc/work overlay ${rootmnt}/etc
 echo '{"origin":"disk","rootHash":"%s","disk":"/dev/vda"}' > /run/roost/boot.json
-`, disk.State, strings.TrimSpace(disk.FreshMark), rootHash),
+echo '<4>%s' > /dev/kmsg
+`, disk.State, strings.TrimSpace(disk.FreshMark), rootHash, initrdEnds),
 	}
 }
 

@@ -32,8 +32,7 @@ const leafPackage = "less"
 type edge struct {
 	lock, leaf *lock.Lock
 	release    *images.Release
-	cold       time.Duration
-	stages     string // of the cold build, in words
+	cold       measured
 }
 
 // path is a file of the work directory.
@@ -49,7 +48,7 @@ func (b *bench) makeEdge(ctx context.Context) (*edge, error) {
 	}
 	b.say("build of edge, cold: %s", ours)
 	var err error
-	if e.release, e.cold, e.stages, err = b.roostBuild(ctx, "edge.yaml"); err != nil {
+	if e.release, e.cold, err = b.roostBuild(ctx, "edge.yaml"); err != nil {
 		return nil, err
 	}
 	return e, b.unpackRelease(ctx)
@@ -71,7 +70,7 @@ func (b *bench) prepare(ctx context.Context, e *edge) error {
 	if err := finish(cmd, "go build"); err != nil {
 		return err
 	}
-	if err := b.roost(ctx, nil, "keys", "init", b.path("keys"), "--name", "Bench"); err != nil {
+	if _, err := b.roost(ctx, nil, "keys", "init", b.path("keys"), "--name", "Bench"); err != nil {
 		return err
 	}
 	var err error
@@ -88,22 +87,17 @@ func (b *bench) prepare(ctx context.Context, e *edge) error {
 	return b.stockPackages(ctx, e)
 }
 
-// roost runs the command under test and keeps what it prints to standard output.
-func (b *bench) roost(ctx context.Context, stdout io.Writer, arguments ...string) error {
-	_, err := b.roostTalking(ctx, stdout, arguments...)
-	return err
-}
-
-// roostTalking also returns what the command says of its progress.
-func (b *bench) roostTalking(ctx context.Context, stdout io.Writer, arguments ...string) (string, error) {
+// roost runs the command under test. What it prints goes to stdout, what it says of its progress is returned.
+func (b *bench) roost(ctx context.Context, stdout io.Writer, arguments ...string) (measured, error) {
 	cmd := command(ctx, append([]string{b.path("roost")}, arguments...)...)
 	cmd.Dir = b.source
 	words := &tail{}
 	cmd.Stdout, cmd.Stderr = stdout, words
+	begun := time.Now()
 	if err := finish(cmd, "roost "+arguments[0]); err != nil {
-		return "", fmt.Errorf("%w: %s", err, words)
+		return measured{}, fmt.Errorf("%w%s", err, words)
 	}
-	return words.all(), nil
+	return measured{took: time.Since(begun), cpu: processor(cmd), note: words.all()}, nil
 }
 
 // makeLock writes a recipe and locks it with the archive's present state.
@@ -116,7 +110,7 @@ func (b *bench) makeLock(ctx context.Context, name, text string) (*lock.Lock, er
 	if b.mirror != "" {
 		arguments = append(arguments, "--mirror", b.mirror)
 	}
-	if err := b.roost(ctx, io.Discard, arguments...); err != nil {
+	if _, err := b.roost(ctx, io.Discard, arguments...); err != nil {
 		return nil, err
 	}
 	data, err := os.ReadFile(strings.TrimSuffix(recipe, ".yaml") + ".lock")
@@ -188,23 +182,23 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, content, 0o644)
 }
 
-// roostBuild builds a recipe with the cold cache, without network, and publishes the release.
-func (b *bench) roostBuild(ctx context.Context, recipe string) (*images.Release, time.Duration, string, error) {
+// roostBuild builds a recipe with the cold cache, without network, and publishes the release. The note says what its stages
+// took.
+func (b *bench) roostBuild(ctx context.Context, recipe string) (*images.Release, measured, error) {
 	var out bytes.Buffer
-	begun := time.Now()
-	words, err := b.roostTalking(ctx, &out, "build", b.path("recipes", recipe), "--cache", b.path("cold"), "--offline", "--source", b.source,
+	m, err := b.roost(ctx, &out, "build", b.path("recipes", recipe), "--cache", b.path("cold"), "--offline", "--source", b.source,
 		"--keys", b.path("keys"), "--depot", b.path("depot"), "-o", "json")
-	took := time.Since(begun)
 	if err != nil {
-		return nil, 0, "", err
+		return nil, m, err
 	}
+	m.note = "stages: " + parseStages(m.note)
 	var built struct {
 		Release *images.Release `json:"release"`
 	}
 	if err := json.Unmarshal(out.Bytes(), &built); err != nil {
-		return nil, 0, "", fmt.Errorf("cannot read what roost build printed: %w", err)
+		return nil, m, fmt.Errorf("cannot read what roost build printed: %w", err)
 	}
-	return built.Release, took, parseStages(words), nil
+	return built.Release, m, nil
 }
 
 // parseStages makes "fetch 0.0 s, compile 7.1 s, …" of the lines that roost build prints at the end of each stage.
@@ -254,27 +248,26 @@ func (b *bench) build(ctx context.Context) ([]Row, error) {
 		return nil, err
 	}
 	b.say("build of edge with one leaf package more: %s", ours)
-	_, leaf, leafStages, err := b.roostBuild(ctx, "leaf.yaml")
+	_, leaf, err := b.roostBuild(ctx, "leaf.yaml")
 	if err != nil {
 		return nil, err
 	}
 	b.say("build of edge with nothing changed: %s", ours)
-	_, same, sameStages, err := b.roostBuild(ctx, "leaf.yaml")
+	_, same, err := b.roostBuild(ctx, "leaf.yaml")
 	if err != nil {
 		return nil, err
 	}
-	const fair = "Roost also compiles the image's programs (Go's own cache warm), compresses for transport, writes SBOM and provenance, signs and publishes; peers get programs and initrd ready-made and do none of that. "
-	own := func(took time.Duration, note string) []Result {
-		return []Result{{Who: ours, Value: took.Seconds(), Note: note}}
-	}
-	cold := Row{What: "build of edge, cold, packages cached", Unit: Seconds, Target: Target{Limit: 90, Times: 2}, Results: own(e.cold, fair+"Stages: "+e.stages)}
-	change := Row{What: "build after one leaf package more", Unit: Seconds, Target: Target{Limit: 15}, Results: own(leaf, "stages: "+leafStages)}
-	none := Row{What: "build with nothing changed", Unit: Seconds, Target: Target{Limit: 1}, Results: own(same, "stages: "+sameStages)}
+	first := e.cold
+	first.note = "Roost also compiles the image's programs (Go's own cache warm), compresses for transport, writes SBOM and provenance, signs and publishes; " +
+		"peers get programs and initrd ready-made and do none of that; " + first.note
+	cold := Row{What: "build of edge, cold, packages cached", Unit: Seconds, Target: Target{Limit: 90, Times: 2}, Results: []Result{first.result(ours)}}
+	change := Row{What: "build after one leaf package more", Unit: Seconds, Target: Target{Limit: 15}, Results: []Result{leaf.result(ours)}}
+	none := Row{What: "build with nothing changed", Unit: Seconds, Target: Target{Limit: 1}, Results: []Result{same.result(ours)}}
 	root := Row{What: "root image of edge, uncompressed", Unit: Megabytes, Target: Target{Limit: 450}, Results: []Result{{Who: ours, Value: float64(e.release.Root.Size) / 1e6}}}
 	uki := Row{What: "kernel image (UKI) of edge", Unit: Megabytes, Target: Target{Limit: 40}, Results: []Result{{Who: ours, Value: float64(e.release.UKI.Size) / 1e6}}}
 	for _, p := range b.builders(ctx, e) {
 		for row, m := range map[*Row]measured{&cold: p.cold, &change: p.leaf, &none: p.same} {
-			row.Results = append(row.Results, sideOf(p.who, m.took.Seconds(), m.note, m.err))
+			row.Results = append(row.Results, m.result(p.who))
 		}
 		if p.cold.err == nil {
 			root.Results = append(root.Results, Result{Who: p.who, Value: float64(p.root) / 1e6, Note: p.tree})

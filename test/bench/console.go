@@ -19,16 +19,14 @@ type consoleLine struct {
 
 // Marks on the console.
 const (
-	handedOver   = "BdsDxe: starting " // OVMF, before it enters a boot option's file
-	systemdRuns  = "systemd["          // the first line that systemd itself prints, where it prints one
-	welcome      = "Welcome to "       // the same, in its other form
-	initrdEnds   = "roost: starting the system"
+	handedOver   = "BdsDxe: starting "          // OVMF, before it enters a boot option's file
+	initrdEnds   = "roost: starting the system" // our initrd; the script in Debian's says the same
 	roostdSpeaks = "roost: this disk holds no identity"
 )
 
 // phases are the parts of a boot.
 type phases struct {
-	initrd time.Duration // from the hand-over to the end of the initrd; 0 = the console does not show it
+	initrd time.Duration // from the hand-over to the end of the initrd
 	whole  time.Duration // from the hand-over to roostd
 }
 
@@ -43,12 +41,11 @@ func findPhases(lines []consoleLine) (phases, error) {
 			begun, initrd = line.at, time.Time{}
 		case begun.IsZero():
 		case strings.Contains(line.text, roostdSpeaks):
-			p.whole = line.at.Sub(begun)
-			if !initrd.IsZero() {
-				p.initrd = initrd.Sub(begun)
+			if initrd.IsZero() {
+				return p, errors.New("the console does not show the end of the initrd")
 			}
-			return p, nil
-		case initrd.IsZero() && (strings.Contains(line.text, initrdEnds) || strings.Contains(line.text, systemdRuns) || strings.Contains(line.text, welcome)):
+			return phases{initrd: initrd.Sub(begun), whole: line.at.Sub(begun)}, nil
+		case initrd.IsZero() && strings.Contains(line.text, initrdEnds):
 			initrd = line.at
 		}
 	}

@@ -7,7 +7,8 @@
 //
 // It exists because a promise of speed holds only beside a peer that did the same work at the same hour: every part makes
 // its own set-up (a Debian 13 tool tree for the builders, network namespaces for the servers, virtual machines for
-// firmware and kernels), takes packages from a local repository so that no network is measured, and removes what it made.
+// firmware and kernels) and takes packages from a local repository so that no network is measured. Nothing of the peers is
+// installed or started on the computer itself; what stays is the work directory, whose tool tree the next run uses again.
 //
 // Promises: a peer that is missing or fails stands in the table with its reason and never as a gap; the exit status is 1
 // only when a part of ours fails; a target that was missed is said, not hidden. Figures taken on a busy computer are worth

@@ -46,7 +46,12 @@ func (k *kit) line(arguments ...string) []string {
 
 // run runs a shell script in the tree and returns what it printed to standard output.
 func (k *kit) run(ctx context.Context, script string, arguments ...string) (string, error) {
-	return output(ctx, k.line(append([]string{"sh", "-euc", script, "sh"}, arguments...)...)...)
+	return output(ctx, k.script(script, arguments...)...)
+}
+
+// script is the command line of a shell script in the tree.
+func (k *kit) script(text string, arguments ...string) []string {
+	return k.line(append([]string{"sh", "-euc", text, "sh"}, arguments...)...)
 }
 
 // makeKit makes the tool tree from a mirror.

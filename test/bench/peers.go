@@ -21,7 +21,18 @@ import (
 type measured struct {
 	took time.Duration
 	note string
+	cpu  time.Duration // of the processors
 	err  error
+}
+
+// result puts the measured time into the table.
+func (m measured) result(who string) Result {
+	return sideOf(who, m.took.Seconds(), withProcessor(m.note, m.cpu), m.err)
+}
+
+// withProcessor adds to a note what the work took of the processors.
+func withProcessor(note string, cpu time.Duration) string {
+	return fmt.Sprintf("%s; %.0f s of processor time", note, cpu.Seconds())
 }
 
 // built is what a peer made.
@@ -162,14 +173,21 @@ func names(l *lock.Lock) []string {
 	return all
 }
 
-// timed measures one build of a peer. It may take ten minutes.
+// patience is how long a peer's build may take before it counts as failed.
+const patience = 15 * time.Minute
+
+// timed measures one build of a peer.
 func (b *bench) timed(ctx context.Context, k *kit, what, script string, arguments ...string) measured {
 	b.say("%s", what)
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	begun := time.Now()
-	_, err := k.run(ctx, script, arguments...)
-	return measured{took: time.Since(begun), err: err}
+	cmd := command(ctx, k.script(script, arguments...)...)
+	err := finish(cmd, "in the tool tree")
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("not done after %v", patience)
+	}
+	return measured{took: time.Since(begun), cpu: processor(cmd), err: err}
 }
 
 // mmdebstrap is Debian's own way by hand: mmdebstrap, mkfs.erofs, veritysetup, ukify. $1 are the packages, the rest are

@@ -47,6 +47,15 @@ func finish(cmd *exec.Cmd, name string) error {
 	return nil
 }
 
+// processor is what an ended command and the programs it waited for took of the processors. Beside the time by the clock it
+// tells work from waiting, also on a busy computer.
+func processor(cmd *exec.Cmd) time.Duration {
+	if cmd.ProcessState == nil {
+		return 0
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+}
+
 // tail keeps the last words of a program.
 type tail struct {
 	mu   sync.Mutex
