@@ -77,22 +77,22 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintf(stderr, "bench: cannot use these arguments: %v; see -h\n", err)
 		return 2
 	}
-	if err := b.measure(ctx, *dir, chosen); err != nil {
-		fmt.Fprintln(stderr, "bench:", err)
-		if len(b.table.Rows) == 0 {
-			return 1
-		}
-	}
-	return b.print(stdout, *format, err != nil)
+	return b.conduct(ctx, *dir, chosen, *format, stdout)
 }
 
-func (b *bench) print(stdout io.Writer, format string, failed bool) int {
+// conduct measures and prints. What was measured before a failure is printed too.
+func (b *bench) conduct(ctx context.Context, dir string, parts []part, format string, stdout io.Writer) int {
+	failure := b.measure(ctx, dir, parts)
 	b.table.Took = time.Since(b.begun)
 	write := b.table.writeText
 	if format == "json" {
 		write = b.table.writeJSON
 	}
-	if err := write(stdout); err != nil || failed {
+	if len(b.table.Rows) > 0 {
+		failure = errors.Join(failure, write(stdout))
+	}
+	if failure != nil {
+		fmt.Fprintln(b.words, "bench:", failure)
 		return 1
 	}
 	return 0
@@ -147,10 +147,10 @@ func (b *bench) measure(ctx context.Context, dir string, parts []part) error {
 	for _, p := range parts {
 		b.say("part %s", p.name)
 		rows, err := p.run(ctx)
-		b.table.add(p.name, rows...)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil { // rows of an interrupted part are no figures
 			return errors.Join(append(failures, ctx.Err())...)
 		}
+		b.table.add(p.name, rows...)
 		if err != nil {
 			b.say("part %s failed: %v", p.name, err)
 			failures = append(failures, fmt.Errorf("part %s: %w", p.name, err))

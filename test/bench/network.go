@@ -101,6 +101,9 @@ func dnsmasqArguments(more ...string) []string {
 func (b *bench) transferring(ctx context.Context, row Row, contenders []contender, e errand) (Row, error) {
 	var own error
 	for _, c := range contenders {
+		if ctx.Err() != nil {
+			break
+		}
 		b.say("%s: %s", row.What, c.who)
 		speed, err := b.transfer(ctx, c, e)
 		row.Results = append(row.Results, sideOf(c.who, speed, c.note, err))

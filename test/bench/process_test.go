@@ -110,6 +110,30 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestStatus holds the exit status: 1 when a part of ours fails or the run is interrupted, 0 else, though a peer fails or a
+// target is missed.
+func TestStatus(t *testing.T) {
+	rows := []Row{{What: "x", Unit: Seconds, Target: Target{Limit: 1}, Results: []Result{{Who: ours, Value: 2}, {Who: "peer", Failure: "missing"}}}}
+	ctx, cancel := context.WithCancel(t.Context())
+	for _, c := range []struct {
+		name string
+		run  func(context.Context) ([]Row, error)
+		want int
+		says string
+	}{
+		{"missed", func(context.Context) ([]Row, error) { return rows, nil }, 0, "2.00 s"},
+		{"failed with rows", func(context.Context) ([]Row, error) { return rows, errors.New("broke") }, 1, "2.00 s"},
+		{"failed", func(context.Context) ([]Row, error) { return nil, errors.New("broke") }, 1, ""},
+		{"interrupted", func(context.Context) ([]Row, error) { cancel(); return rows, nil }, 1, ""},
+	} {
+		var out strings.Builder
+		b := &bench{words: &strings.Builder{}, begun: time.Now()}
+		if got := b.conduct(ctx, t.TempDir(), []part{{c.name, c.run}}, "table", &out); got != c.want || !strings.Contains(out.String(), c.says) || c.says == "" && out.Len() > 0 {
+			t.Errorf("%s: status %d and %q, want %d and %q", c.name, got, out.String(), c.want, c.says)
+		}
+	}
+}
+
 // TestPartsGoOn runs parts of which one fails: the others are measured, the table has a row of each, the failure is told.
 func TestPartsGoOn(t *testing.T) {
 	var words strings.Builder
