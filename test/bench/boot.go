@@ -57,7 +57,11 @@ func (b *bench) boot(ctx context.Context) ([]Row, error) {
 			}
 		}
 		whole.Results = append(whole.Results, sideOf(side.who, best.whole.Seconds(), side.note, err))
-		kernel.Results = append(kernel.Results, sideOf(side.who, best.initrd.Seconds(), "", err))
+		silent := err
+		if silent == nil && best.initrd == 0 {
+			silent = errors.New("the console does not show the end of the initrd")
+		}
+		kernel.Results = append(kernel.Results, sideOf(side.who, best.initrd.Seconds(), "", silent))
 		size.Results = append(size.Results, sideOf(side.who, float64(len(initrd))/1e6, "", err))
 		if err != nil && side.who == ours {
 			return []Row{whole, kernel, size}, err

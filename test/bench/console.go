@@ -26,7 +26,7 @@ const (
 
 // phases are the parts of a boot.
 type phases struct {
-	initrd time.Duration // from the hand-over to the end of the initrd
+	initrd time.Duration // from the hand-over to the end of the initrd; 0 = the console does not show it
 	whole  time.Duration // from the hand-over to roostd
 }
 
@@ -41,10 +41,11 @@ func findPhases(lines []consoleLine) (phases, error) {
 			begun, initrd = line.at, time.Time{}
 		case begun.IsZero():
 		case strings.Contains(line.text, roostdSpeaks):
-			if initrd.IsZero() {
-				return p, errors.New("the console does not show the end of the initrd")
+			p.whole = line.at.Sub(begun)
+			if !initrd.IsZero() {
+				p.initrd = initrd.Sub(begun)
 			}
-			return phases{initrd: initrd.Sub(begun), whole: line.at.Sub(begun)}, nil
+			return p, nil
 		case initrd.IsZero() && strings.Contains(line.text, initrdEnds):
 			initrd = line.at
 		}
