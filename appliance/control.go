@@ -16,6 +16,7 @@ import (
 	"roost/appliance/api"
 	"roost/appliance/host"
 	"roost/appliance/server"
+	"roost/appliance/service"
 	"roost/appliance/software"
 	"roost/appliance/store"
 	"roost/appliance/trust"
@@ -52,8 +53,12 @@ type Control struct {
 	trust    *trust.Manager
 	host     *host.Manager
 	software *software.Manager
+	service  *service.Manager
 	server   *server.Server
 	roster   *roster
+
+	kubernetes *kubernetesDoor
+	doors      chan opening
 }
 
 // OpenControl opens the store and builds the managers and the server, in the order in which they depend on each other.
@@ -102,8 +107,10 @@ func OpenControl(ctx context.Context, config ControlConfig) (c *Control, err err
 		releases = ownShelf{c.shelf}
 	}
 	c.software = software.New(software.Config{Store: c.store, Shelf: releases, Alive: config.pulse.loop("rollouts"), Now: config.Now, Log: config.Log})
+	c.service = service.New(service.Config{Store: c.store, Authorities: authorities(), Now: config.Now, Log: config.Log})
+	c.kubernetes, c.doors = &kubernetesDoor{control: c}, make(chan opening)
 	c.server = server.New(server.Config{
-		Store: c.store, Authority: config.Authority, Trust: c.trust, Host: c.host, Software: c.software, Shelf: c.shelf,
+		Store: c.store, Authority: config.Authority, Trust: c.trust, Host: c.host, Software: c.software, Service: c.service, Shelf: c.shelf,
 		Registry: registry, Addresses: config.Addresses, Now: config.Now, Log: config.Log,
 	})
 	return c, nil
@@ -142,6 +149,16 @@ func (c *Control) Run(ctx context.Context, listener net.Listener) error {
 	group.Go(func() error { return c.software.Run(ctx) })
 	group.Go(func() error { return c.roster.run(ctx) })
 	group.Go(func() error { return c.server.Serve(ctx, listener) })
+	group.Go(func() error {
+		for {
+			select {
+			case o := <-c.doors:
+				group.Go(func() error { return c.store.Serve(ctx, o.listener, o.door) })
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
 	group.Go(func() error {
 		select {
 		case err := <-c.store.Failed():

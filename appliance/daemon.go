@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"roost/appliance/api"
+	"roost/appliance/client"
 	"roost/appliance/inventory"
 	"roost/appliance/linux"
 	"roost/appliance/software"
@@ -142,7 +143,7 @@ func (d *daemon) inventory() (*api.Inventory, error) {
 // serve is the life of an installed host. The update engine starts first: it must know in which boot it finds itself before
 // anything depends on the version.
 func (d *daemon) serve(ctx context.Context, id *trust.Identity) error {
-	node := &Node{Identity: id, Dir: d.identity, State: d.state, Log: d.log, Hardware: d.inventory, Apply: d.apply, Alive: d.pulse.loop("node")}
+	node := &Node{Identity: id, Dir: d.identity, State: d.state, Log: d.log, Hardware: d.inventory, Alive: d.pulse.loop("node")}
 	site, err := node.connect()
 	if err != nil {
 		return err
@@ -168,20 +169,47 @@ func (d *daemon) serve(ctx context.Context, id *trust.Identity) error {
 	if err := node.Agent.Load(); err != nil {
 		return err
 	}
-	node.Facts = func(ctx context.Context) api.Report { return d.facts(ctx, gates, engine) }
-	return d.runHost(ctx, id, node, engine)
+	return d.runHost(ctx, id, node, &parts{site: site, engine: engine, gates: gates})
+}
+
+// parts of a host that know each other only here.
+type parts struct {
+	site   *client.Client
+	engine *updater.Updater
+	gates  *Gates
 }
 
 // runHost runs the parts of a host, those of a controller among them.
-func (d *daemon) runHost(ctx context.Context, id *trust.Identity, node *Node, engine *updater.Updater) error {
+func (d *daemon) runHost(ctx context.Context, id *trust.Identity, node *Node, p *parts) error {
 	group, ctx := errgroup.WithContext(ctx)
+	var control *Control
 	if id.Authority != nil {
-		if err := d.control(ctx, id, group); err != nil {
+		var err error
+		if control, err = d.control(ctx, id, group); err != nil {
 			return err
 		}
 	}
+	agent, enforcer, err := d.components(id, p.site, control)
+	if err != nil {
+		return err
+	}
+	p.gates.Component = agent.Ready
+	node.Facts = func(ctx context.Context) api.Report {
+		report := d.facts(ctx, p.gates, p.engine)
+		report.Components = agent.Status()
+		if err := writeStatus(d.root, report.Components); err != nil {
+			d.log.Warn("cannot keep facts", "error", err)
+		}
+		return report
+	}
+	node.Apply = func(ctx context.Context, c *api.Config) error {
+		agent.Configure(c)
+		return d.apply(ctx, c)
+	}
 	group.Go(func() error { return node.Run(ctx) })
-	group.Go(func() error { return engine.Run(ctx) })
+	group.Go(func() error { return p.engine.Run(ctx) })
+	group.Go(func() error { return agent.Run(ctx) })
+	group.Go(func() error { return enforcer.Run(ctx) })
 	status := fmt.Sprintf("%s of site %s", id.Assignment.Name, id.Assignment.Site)
 	d.ready(status)
 	d.machine.Console("roost: " + status + " runs " + d.version())
@@ -202,33 +230,33 @@ func (d *daemon) version() string {
 }
 
 // control adds the control plane, and the boot server where the configuration wants one.
-func (d *daemon) control(ctx context.Context, id *trust.Identity, group *errgroup.Group) error {
+func (d *daemon) control(ctx context.Context, id *trust.Identity, group *errgroup.Group) (*Control, error) {
 	authority, err := id.OpenAuthority()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	keys, err := d.releaseKeys()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	control, err := OpenController(ctx, ControllerConfig{
 		Dir: filepath.Join(d.root, controlDir), Identity: id, Authority: authority, Addresses: ownAddresses(d.machine), Keys: keys, Log: d.log,
 		pulse: d.pulse,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	listener, err := net.Listen("tcp", ":"+apiPort)
 	if err != nil {
 		control.Close()
-		return fmt.Errorf("cannot serve API: %w", err)
+		return nil, fmt.Errorf("cannot serve API: %w", err)
 	}
 	group.Go(func() error { return control.Run(ctx, listener) })
 	config := id.Assignment.Config
 	if config.Provisioning != "" && config.PXE != "" && config.PXE != "off" {
 		group.Go(func() error { return d.provision(ctx, control, id.Assignment) })
 	}
-	return nil
+	return control, nil
 }
 
 func ownAddresses(m linux.Machine) (out []net.IP) {

@@ -30,6 +30,7 @@ const gateLimit = 60 * time.Second // for one program
 type Gates struct {
 	System     system
 	Controller func(context.Context) error // the site answers
+	Component  func(name string) error     // it is ready, or not wanted here
 
 	mu     sync.Mutex // guards the fields below
 	names  string
@@ -67,6 +68,8 @@ func (g *Gates) check(ctx context.Context, gate images.Gate) error {
 		return err
 	case "controller":
 		return g.Controller(ctx)
+	case "component":
+		return g.Component(gate.Name)
 	case "program":
 		return g.System.RunConfined(ctx, gate.Name, gate.Exec, gateLimit)
 	}
@@ -97,7 +100,7 @@ func PrintGates(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	gates := &Gates{System: d.machine, Controller: d.reachController}
+	gates := &Gates{System: d.machine, Controller: d.reachController, Component: func(name string) error { return readStatus(d.root, name) }}
 	state, err := readUpdate(d.state)
 	if err != nil {
 		return err

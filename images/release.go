@@ -65,7 +65,7 @@ type Update struct {
 // Gate is one health check that a trial boot must pass. A gate that did not hold before the update need not hold after it.
 type Gate struct {
 	Name string   `json:"name"`           // unique in the release, shown as evidence
-	Kind string   `json:"kind"`           // "unit": the unit is active; "units": no unit failed; "controller": the site answers; "program": exits 0
+	Kind string   `json:"kind"`           // "unit": the unit is active; "units": no unit failed; "controller": the site answers; "component": that of the gate's name is ready, where the host wants it; "program": exits 0
 	Unit string   `json:"unit,omitempty"` // for kind unit
 	Exec []string `json:"exec,omitempty"` // for kind program: argv, run as an unprivileged transient unit
 }

@@ -166,7 +166,7 @@ func validateGates(gates []Gate) error {
 }
 
 func (g Gate) validate() error {
-	if err := oneOf(g.Kind, "unit", "units", "controller", "program"); err != nil {
+	if err := oneOf(g.Kind, "unit", "units", "controller", "component", "program"); err != nil {
 		return err
 	}
 	if (g.Kind == "unit") != (g.Unit != "") {

@@ -68,6 +68,8 @@ type Report struct {
 	Software   Software   `json:"software"`            // facts only; wishes in it are ignored
 	Inventory  *Inventory `json:"inventory,omitempty"` // at the first beat of a boot and on change
 	Config     int64      `json:"config,omitempty"`    // revision of the committed configuration
+
+	Components []Component `json:"components,omitempty"`
 }
 
 // Orders are the site's wishes for one host, in answer to a report. They state what should be, never what to do next,

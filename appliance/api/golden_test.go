@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func TestGolden(t *testing.T) {
 	values := []any{
 		&Host{}, &Inventory{}, &Release{}, &Update{}, &Site{}, &Config{}, &Record{}, &Event{}, &List[Record]{},
-		&Approval{}, &Enrolment{}, &Grant{}, &Assignment{}, &Report{}, &Orders{}, &Problem{},
+		&Approval{}, &Enrolment{}, &Grant{}, &Assignment{}, &Report{}, &Orders{}, &Problem{}, &Join{}, &Material{},
 	}
 	for _, v := range values {
 		name := reflect.TypeOf(v).Elem().Name()

@@ -87,6 +87,8 @@ type Host struct {
 	Approval *Approval `json:"approval,omitempty"` // the last one
 	Software Software  `json:"software"`
 
+	Components []Component `json:"components,omitempty"` // of the site's cloud that this host runs, and how far each is
+
 	FirstSeen time.Time `json:"firstSeen"`
 	LastSeen  time.Time `json:"lastSeen"` // coarse: rewritten when anything changes, else every half minute
 }

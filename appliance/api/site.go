@@ -35,6 +35,8 @@ type Config struct {
 	Provisioning   string      `json:"provisioning,omitempty"`   // MAC of the interface on which a controller serves new machines
 	PXE            string      `json:"pxe,omitempty"`            // there: dhcp, proxy, or off
 	Range          string      `json:"range,omitempty"`          // addresses handed out when PXE is dhcp: first-last
+
+	Kubernetes *Kubernetes `json:"kubernetes,omitempty"` // nil: the host runs none
 }
 
 // Interface is the wanted state of one network interface.

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"time"
 
 	"roost/appliance/api"
@@ -30,6 +31,13 @@ func (c *Client) Report(ctx context.Context, report api.Report) (*api.Orders, er
 	orders := &api.Orders{}
 	_, err := c.call(ctx, http.MethodPost, "/v1/node/report", report, orders)
 	return orders, err
+}
+
+// Join asks for what this host needs of a component.
+func (c *Client) Join(ctx context.Context, component string, join api.Join) (*api.Material, error) {
+	out := &api.Material{}
+	_, err := c.call(ctx, http.MethodPost, "/v1/node/components/"+url.PathEscape(component), join, out)
+	return out, err
 }
 
 // Renew asks for a new certificate over request, a PEM certificate request; it returns the PEM chain.

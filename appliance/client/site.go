@@ -117,6 +117,13 @@ func (c *Client) steer(ctx context.Context, id, verb string) (*api.Update, error
 	return out, err
 }
 
+// Access asks for what an operator needs to use a component.
+func (c *Client) Access(ctx context.Context, component string, join api.Join) (*api.Material, error) {
+	out := &api.Material{}
+	_, err := c.call(ctx, http.MethodPost, "/v1/components/"+url.PathEscape(component)+"/access", join, out)
+	return out, err
+}
+
 // Audit returns the audit record, oldest first.
 func (c *Client) Audit(ctx context.Context) ([]api.Record, int64, error) {
 	return list[api.Record](ctx, c, "/v1/audit")

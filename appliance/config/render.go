@@ -36,6 +36,11 @@ func Validate(c *api.Config) error {
 			return err
 		}
 	}
+	if c.Kubernetes != nil {
+		if err := c.Kubernetes.Validate(c.Interfaces); err != nil {
+			return err
+		}
+	}
 	for _, server := range c.DNS {
 		if _, err := netip.ParseAddr(server); err != nil {
 			return api.Invalid.Errorf("cannot use name server %q: not an address", server)

@@ -21,7 +21,7 @@ func absorb(h *api.Host, r *api.Report, now time.Time) *api.Host {
 	if r.Addresses != nil {
 		next.Addresses = r.Addresses
 	}
-	next.Software = software(&h.Software, &r.Software)
+	next.Software, next.Components = software(&h.Software, &r.Software), r.Components
 	states(&next, r, h.Phase != api.InService)
 	if r.Inventory != nil {
 		r.Inventory.Describe(&next)

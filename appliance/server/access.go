@@ -33,6 +33,7 @@ type call struct {
 	request *http.Request
 	caller  trust.Caller
 	by      store.Actor
+	role    access // of an operator
 }
 
 func (c *call) path(name string) string { return c.request.PathValue(name) }
@@ -99,7 +100,7 @@ func (s *Server) permitOperator(c *call, need access) error {
 		if !ok {
 			return api.Denied.Errorf("cannot do this as %s: this key is not one of the site's operators", c.by.Name)
 		}
-		c.by.Name = "operator/" + name
+		c.by.Name, c.role = "operator/"+name, access(role)
 		if rank(access(role)) < rank(need) {
 			return api.Denied.Errorf("cannot do this as %s: it needs the role %s, theirs is %s", c.by.Name, need, role)
 		}

@@ -30,6 +30,7 @@ import (
 
 	"roost/appliance/api"
 	"roost/appliance/host"
+	"roost/appliance/service"
 	"roost/appliance/software"
 	"roost/appliance/store"
 	"roost/appliance/trust"
@@ -47,6 +48,7 @@ type Config struct {
 	Trust     *trust.Manager
 	Host      *host.Manager
 	Software  *software.Manager
+	Service   *service.Manager
 	Shelf     software.Shelf
 	Registry  http.Handler // OCI distribution API at /v2/; nil: none
 	Addresses []net.IP     // in the server's certificate beside its fixed name

@@ -45,6 +45,7 @@ func (s *Server) table() []route {
 		on(get, "/v1/enrolment", enrolling, "wait for the grant", s.await).reads("wait"),
 		on(post, "/v1/node/report", node, "report facts, get wishes", s.report).atMost(inventoryLimit),
 		on(post, "/v1/node/certificate", node, "renew certificate", s.renew),
+		on(post, "/v1/node/components/{component}", node, "join component", s.joinComponent).atMost(inventoryLimit),
 
 		on(get, "/v1/hosts", reader, "list hosts", page(s, store.Hosts())).reads("after", "limit"),
 		on(get, "/v1/hosts/{host}", reader, "show host", s.host),
@@ -53,6 +54,8 @@ func (s *Server) table() []route {
 		on(post, "/v1/hosts/{host}/rollback", operator, "roll back host", s.rollback),
 		on(post, "/v1/hosts/{host}/clear", operator, "clear failures of host", s.clear),
 		on(del, "/v1/hosts/{host}", operator, "forget host", s.forget),
+
+		on(post, "/v1/components/{component}/access", reader, "get access to component", s.accessComponent),
 
 		on(get, "/v1/releases", reader, "list releases on the shelf", s.releases),
 
@@ -116,6 +119,14 @@ func (s *Server) report(c *call, in *api.Report) (*api.Orders, error) {
 func (s *Server) renew(c *call, in *certificateRequest) (certificate, error) {
 	chain, err := s.config.Trust.Renew(c.ctx, c.caller.ID, in.Request)
 	return certificate{chain}, err
+}
+
+func (s *Server) joinComponent(c *call, in *api.Join) (*api.Material, error) {
+	return s.config.Service.Join(c.ctx, c.caller.ID, c.path("component"), in)
+}
+
+func (s *Server) accessComponent(c *call, in *api.Join) (*api.Material, error) {
+	return s.config.Service.Access(c.ctx, c.by, string(c.role), c.path("component"), in)
 }
 
 func (s *Server) host(c *call, _ *nothing) (h *api.Host, err error) {

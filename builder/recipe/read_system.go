@@ -260,7 +260,9 @@ func (d *decoder) gates(n *yaml.Node) (list []images.Gate) {
 		var g images.Gate
 		seen := d.mapping(n, "gate",
 			field{"name", func(n *yaml.Node) { g.Name, _ = d.word(n, "gate name", namePattern, "at most 32 of a-z 0-9 -") }},
-			field{"kind", func(n *yaml.Node) { g.Kind, _ = d.choice(n, "kind", "unit", "units", "controller", "program") }},
+			field{"kind", func(n *yaml.Node) {
+				g.Kind, _ = d.choice(n, "kind", "unit", "units", "controller", "component", "program")
+			}},
 			field{"unit", func(n *yaml.Node) {
 				g.Unit, _ = d.word(n, "unit", unitPattern, "a full unit name, like \"ssh.service\"")
 			}},
