@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"roost/builder/archive"
 	"roost/builder/assemble"
+	"roost/builder/container"
 	"roost/builder/lock"
 	"roost/builder/pack"
 	"roost/builder/program"
@@ -77,8 +79,9 @@ func (w *Workshop) Build(ctx context.Context, o Order) (*Built, error) {
 
 // programs are the compiled programs of a release: the init of the initrd, and what the recipe asks for.
 type programs struct {
-	init   *program.Binary
-	recipe []*program.Binary // as Recipe.Programs
+	init       *program.Binary
+	recipe     []*program.Binary // as Recipe.Programs
+	containers []string          // archives, as Recipe.Containers
 }
 
 // prepare fetches packages and compiles programs at the same time: one waits for the network, the other for processors.
@@ -107,10 +110,26 @@ func (w *Workshop) prepare(ctx context.Context, r *recipe.Recipe, l *lock.Lock) 
 					return err
 				}
 			}
-			return nil
+			return w.containers(ctx, r, p)
 		})
 	})
 	return p, group.Wait()
+}
+
+// containers makes the archives of the recipe's container images.
+func (w *Workshop) containers(ctx context.Context, r *recipe.Recipe, p *programs) error {
+	for _, c := range r.Containers {
+		i := slices.IndexFunc(r.Programs, func(have recipe.Program) bool { return have.Name == c.Program })
+		if i < 0 {
+			return fmt.Errorf("cannot make image %s: fetching images is not supported yet; wrap a program of the recipe", c.Name)
+		}
+		file, err := container.Of(ctx, w.Cache, c, p.recipe[i].Path, r.Architecture)
+		if err != nil {
+			return err
+		}
+		p.containers = append(p.containers, file)
+	}
+	return nil
 }
 
 // compile makes one program of the recipe.
@@ -155,6 +174,9 @@ func (w *Workshop) assemble(ctx context.Context, r *recipe.Recipe, l *lock.Lock,
 		if want.Target != "" {
 			config.Programs = append(config.Programs, assemble.Program{Target: want.Target, Path: p.recipe[i].Path, Links: want.Links()})
 		}
+	}
+	for i, c := range r.Containers {
+		config.Programs = append(config.Programs, assemble.Program{Target: c.File(), Path: p.containers[i], Mode: 0o644})
 	}
 	err = w.stage("assemble", r.Name+" "+string(r.Version), func() (err error) { image, err = assemble.Tree(ctx, config); return err })
 	return image, err

@@ -37,16 +37,17 @@ var mayImport = map[string][]string{
 
 	"recipes": {"builder/recipe", "builder/lock"}, // its test checks each lock against its recipe
 
-	"builder":          {"images/...", "builder/..."},
-	"builder/recipe":   {"images"},
-	"builder/deb":      {"images", "builder/deb/xz"},
-	"builder/deb/xz":   {},
-	"builder/archive":  {"images", "images/durable", "builder/deb"},
-	"builder/lock":     {"images", "builder/recipe", "builder/deb"},
-	"builder/program":  {"images", "builder/archive", "builder/recipe", "builder/lock"},
-	"builder/tree":     {"images"},
-	"builder/assemble": {"images", "images/durable", "builder/recipe", "builder/lock", "builder/deb", "builder/archive", "builder/tree", "recipes"},
-	"builder/pack":     {"images/...", "builder/archive", "builder/recipe", "builder/lock", "builder/tree"},
+	"builder":           {"images/...", "builder/..."},
+	"builder/recipe":    {"images"},
+	"builder/deb":       {"images", "builder/deb/xz"},
+	"builder/deb/xz":    {},
+	"builder/archive":   {"images", "images/durable", "builder/deb"},
+	"builder/lock":      {"images", "builder/recipe", "builder/deb"},
+	"builder/program":   {"images", "builder/archive", "builder/recipe", "builder/lock"},
+	"builder/container": {"images", "builder/archive", "builder/recipe", "builder/lock"},
+	"builder/tree":      {"images"},
+	"builder/assemble":  {"images", "images/durable", "builder/recipe", "builder/lock", "builder/deb", "builder/archive", "builder/tree", "recipes"},
+	"builder/pack":      {"images/...", "builder/archive", "builder/recipe", "builder/lock", "builder/tree"},
 
 	"pxe/...": {"images/...", "pxe/..."},
 

@@ -21,6 +21,10 @@ func (a *assembly) addAccounts(d *tree.Draft) error {
 		}
 	}
 	for _, u := range a.Recipe.Users {
+		u, err := a.fromTable(u)
+		if err != nil {
+			return err
+		}
 		if _, err := a.number(d, "/etc/group", u.Group); err != nil && u.Group == u.Name {
 			if err := a.addAccount(d, "/etc/group", u.Name, u.UID, fmt.Sprintf("%s:*:%d:", u.Name, u.UID)); err != nil {
 				return err
@@ -44,6 +48,23 @@ func (a *assembly) addAccounts(d *tree.Draft) error {
 		}
 	}
 	return nil
+}
+
+// fromTable gives a user without a number what the project's table says of it.
+func (a *assembly) fromTable(u recipe.User) (recipe.User, error) {
+	if u.UID != 0 {
+		return u, nil
+	}
+	ids := a.IDs.only(map[string]bool{u.Name: true})
+	if len(ids.Users) == 0 {
+		return u, fmt.Errorf("cannot add user %s: it has no number; state its uid, or add it to the table of user ids", u.Name)
+	}
+	entry := ids.Users[0]
+	u.UID, u.Home, u.Shell = int(entry.UID), entry.Home, entry.Shell
+	if entry.Group != "" {
+		u.Group = entry.Group
+	}
+	return u, nil
 }
 
 func (a *assembly) addAccount(d *tree.Draft, file, name string, id int, line string) error {

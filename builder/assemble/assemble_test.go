@@ -216,6 +216,7 @@ func TestBadEdits(t *testing.T) {
 		"account without number": {func(c *Config) {
 			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u floating -\n")}}
 		}, "floating of sysusers.d: it has no number"},
+		"user without number": {func(c *Config) { c.Recipe.Users = []recipe.User{{Name: "floating", Group: "floating"}} }, "floating: it has no number"},
 		"bad sysusers line": {func(c *Config) {
 			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u a 1 \"open\n")}}
 		}, "quote is not closed"},
@@ -248,6 +249,8 @@ func TestComponentEdits(t *testing.T) {
 	r := b.config.Recipe
 	r.Groups = []recipe.Group{{Name: "tool", GID: 2000}}
 	r.Users = []recipe.User{{Name: "tool", UID: 2000, Group: "tool", Home: "/nonexistent", Shell: "/x"}}
+	b.config.IDs = IDs{Users: []UserID{{Name: "fixed", UID: 402, GID: 402, Home: "/nonexistent", Shell: "/usr/sbin/nologin"}}}
+	r.Users = append(r.Users, recipe.User{Name: "fixed", Group: "fixed"})
 	r.Files = []recipe.File{{Path: "/etc/tool.conf", Mode: 0o640, Owner: "root", Group: "tool", Content: []byte("{{hostname}}"), Template: true}}
 	r.State = []recipe.State{
 		{Path: "/var/lib/tool", Mode: 0o700, Owner: "tool", Group: "tool"},
@@ -264,6 +267,9 @@ func TestComponentEdits(t *testing.T) {
 	}
 	if e, _ := result.Tree.Lookup("/usr/lib/roost/containers/x.tar"); e.Mode != 0o644 {
 		t.Errorf("x.tar has mode %o", e.Mode)
+	}
+	if got := b.read(result.Tree, "/etc/passwd"); !strings.Contains(got, "fixed:x:402:402::/nonexistent:/usr/sbin/nologin\n") {
+		t.Errorf("a user of the table became:\n%s", got)
 	}
 	if _, ok := result.Tree.Lookup("/etc/tool.conf"); ok {
 		t.Error("a template is where the machine writes its file")

@@ -168,7 +168,7 @@ func (b *bench) run(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("go %s: %v\n%s", args[0], err, lastLines(words.String()))
+		return nil, fmt.Errorf("go %s: %v\n%s", args[0], err, lastLines(words.String()+out.String()))
 	}
 	return out.Bytes(), nil
 }

@@ -1,7 +1,10 @@
 package recipe
 
 import (
+	"fmt"
 	"path"
+	"slices"
+	"strings"
 
 	"roost/images"
 )
@@ -73,6 +76,31 @@ type Container struct {
 
 	key      string // file of SignedBy, until it is read
 	unsigned bool   // the recipe says that nobody signs it
+}
+
+// File is the path of the image's archive.
+func (c *Container) File() string {
+	return images.ContainersPath + "/" + strings.NewReplacer("/", "_", ":", "_").Replace(c.Name) + ".tar"
+}
+
+// containersUnit is the name of the unit that gives container images to the runtime.
+const containersUnit = "roost-containers.service"
+
+// importContainers adds the unit that gives the recipe's container images to the runtime, unless the recipe has one of its
+// own. What the runtime has already it does not take again.
+func (r *Recipe) importContainers() {
+	if len(r.Containers) == 0 || slices.ContainsFunc(r.Units.Define, func(u UnitFile) bool { return u.Name == containersUnit }) {
+		return
+	}
+	var b strings.Builder
+	b.WriteString("[Unit]\nDescription=Give the image's container images to containerd\nRequires=containerd.service\nAfter=containerd.service\n" +
+		"[Service]\nType=oneshot\nRemainAfterExit=yes\n")
+	for _, c := range r.Containers {
+		fmt.Fprintf(&b, "ExecStart=/usr/bin/ctr --namespace=k8s.io images import %s\n", c.File())
+	}
+	b.WriteString("[Install]\nWantedBy=multi-user.target\n")
+	r.Units.Define = append(r.Units.Define, UnitFile{Name: containersUnit, Content: b.String(), At: r.Containers[0].At})
+	r.Units.Enable = append(r.Units.Enable, containersUnit)
 }
 
 // State is a directory in /var that a component keeps state in. It is made at every boot where it lacks.

@@ -66,6 +66,7 @@
 //	  - {name: ops, gid: 2000}
 //	users:
 //	  - {name: ops, uid: 2000, group: ops, groups: [adm], home: /home/ops, shell: /bin/bash}
+//	  - {name: etcd}                # one of the table that all images share, recipes/ids.yaml
 //	sysctl:
 //	  net.ipv4.ip_forward: 1
 //	programs:

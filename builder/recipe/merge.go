@@ -129,6 +129,7 @@ func (r *Recipe) finish() {
 	fallback(&r.Needs.Memory, 2*GiB)
 	fallback(&r.Update.Tries, 2)
 	fallback(&r.Update.GateSeconds, 300)
+	r.importContainers()
 	slices.SortFunc(r.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
 	slices.SortFunc(r.State, func(a, b State) int { return cmp.Compare(a.Path, b.Path) })
 	slices.SortFunc(r.Ports, func(a, b Port) int {

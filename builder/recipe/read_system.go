@@ -211,7 +211,7 @@ func (d *decoder) users(n *yaml.Node) (list []User) {
 			field{"shell", func(n *yaml.Node) { u.Shell = d.account(n, "shell") }},
 			field{"comment", func(n *yaml.Node) { u.Comment = d.account(n, "comment") }},
 		)
-		if !d.need(n, seen, "user", "name", "uid") || !once(n, u.Name) {
+		if !d.need(n, seen, "user", "name") || !once(n, u.Name) {
 			return
 		}
 		if u.Group == "" {

@@ -138,7 +138,7 @@ type Group struct {
 // User is a user with a fixed number and no password.
 type User struct {
 	Name    string   `json:"name"`
-	UID     int      `json:"uid"`
+	UID     int      `json:"uid,omitempty"`    // that of the table of all images (ids.yaml) when 0, and then all of the table's entry
 	Group   string   `json:"group"`            // primary group; its own name by default
 	Groups  []string `json:"groups,omitempty"` // further groups
 	Home    string   `json:"home"`

@@ -79,6 +79,12 @@ files:
 	if got := r.Containers; got[0].User != "1:2" || got[1].From != "oci:parts/own:1" || string(got[2].SignedBy) != "K" {
 		t.Errorf("containers: %+v", got)
 	}
+	if got := r.Containers[0].File(); got != "/usr/lib/roost/containers/r.local_pause_1.tar" {
+		t.Errorf("the image lies at %s", got)
+	}
+	if u := r.Units.Define[0]; u.Name != containersUnit || strings.Count(u.Content, "ExecStart=") != 3 || !reflect.DeepEqual(r.Units.Enable, []string{containersUnit}) {
+		t.Errorf("units: %+v", r.Units)
+	}
 	if s := r.State[0]; s.Mode != 0o700 || s.Group != "tool" || s.Rollback != RollbackDrop {
 		t.Errorf("state: %+v", s)
 	}

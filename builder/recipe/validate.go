@@ -116,7 +116,7 @@ func (r *Recipe) validateAccounts(d *decoder) {
 		groups[g.GID] = g.Name
 	}
 	for _, u := range r.Users {
-		if other := users[u.UID]; other != "" {
+		if other := users[u.UID]; other != "" && u.UID != 0 {
 			d.faultAt(u.At, fmt.Sprintf("users %s and %s have the same uid %d", other, u.Name, u.UID), "give each its own")
 		}
 		users[u.UID] = u.Name
@@ -151,6 +151,9 @@ func (r *Recipe) validatePaths(d *decoder) {
 		for _, link := range p.Links() {
 			add(link, claim{"a command of program " + p.Name, true, p.At})
 		}
+	}
+	for _, c := range r.Containers {
+		add(c.File(), claim{"image " + c.Name, true, c.At})
 	}
 	for _, p := range slices.Sorted(maps.Keys(claims)) {
 		for dir := path.Dir(p); dir != "/"; dir = path.Dir(dir) {
