@@ -217,6 +217,13 @@ func TestBadEdits(t *testing.T) {
 			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u floating -\n")}}
 		}, "floating of sysusers.d: it has no number"},
 		"user without number": {func(c *Config) { c.Recipe.Users = []recipe.User{{Name: "floating", Group: "floating"}} }, "floating: it has no number"},
+		"edit of nothing":     {func(c *Config) { c.Recipe.Edits = []recipe.Edit{{Path: "/etc/none", Old: "a", New: "b"}} }, "no file of the image"},
+		"edit of what is not there": {func(c *Config) {
+			c.Recipe.Edits = []recipe.Edit{{Path: "/usr/lib/systemd/system/static.service", Old: "a", New: "b"}}
+		}, "is there 0 times"},
+		"edit of what is there twice": {func(c *Config) {
+			c.Recipe.Edits = []recipe.Edit{{Path: "/usr/lib/systemd/system/static.service", Old: "e", New: "b"}}
+		}, "is there 3 times"},
 		"bad sysusers line": {func(c *Config) {
 			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u a 1 \"open\n")}}
 		}, "quote is not closed"},
@@ -237,7 +244,8 @@ func TestBadEdits(t *testing.T) {
 // TestComponentEdits has what a component brings besides packages: commands of one program, files for the machine to write,
 // and state.
 func TestComponentEdits(t *testing.T) {
-	b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{folder("./var/lib/tool/", 0o755, 0, 0), folder("./usr/share/seed/", 0o755, 0, 0)}})
+	b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{folder("./var/lib/tool/", 0o755, 0, 0), folder("./usr/share/seed/", 0o755, 0, 0),
+		text("./usr/share/tool.py", "import a\nimport b\n"), text("./usr/share/__pycache__/tool.cpython-313.pyc", "a"), text("./usr/share/__pycache__/tools.cpython-313.pyc", "b")}})
 	program := filepath.Join(t.TempDir(), "tool")
 	if err := os.WriteFile(program, []byte("tool"), 0o755); err != nil {
 		t.Fatal(err)
@@ -249,6 +257,7 @@ func TestComponentEdits(t *testing.T) {
 	r := b.config.Recipe
 	r.Groups = []recipe.Group{{Name: "tool", GID: 2000}}
 	r.Users = []recipe.User{{Name: "tool", UID: 2000, Group: "tool", Home: "/nonexistent", Shell: "/x"}}
+	r.Edits = []recipe.Edit{{Path: "/usr/share/tool.py", Old: "import b\n", New: "b = 1\n"}}
 	b.config.IDs = IDs{Users: []UserID{{Name: "fixed", UID: 402, GID: 402, Home: "/nonexistent", Shell: "/usr/sbin/nologin"}}}
 	r.Users = append(r.Users, recipe.User{Name: "fixed", Group: "fixed"})
 	r.Files = []recipe.File{{Path: "/etc/tool.conf", Mode: 0o640, Owner: "root", Group: "tool", Content: []byte("{{hostname}}"), Template: true}}
@@ -267,6 +276,11 @@ func TestComponentEdits(t *testing.T) {
 	}
 	if e, _ := result.Tree.Lookup("/usr/lib/roost/containers/x.tar"); e.Mode != 0o644 {
 		t.Errorf("x.tar has mode %o", e.Mode)
+	}
+	_, stale := result.Tree.Lookup("/usr/share/__pycache__/tool.cpython-313.pyc")
+	_, other := result.Tree.Lookup("/usr/share/__pycache__/tools.cpython-313.pyc")
+	if got := b.read(result.Tree, "/usr/share/tool.py"); got != "import a\nb = 1\n" || stale || !other {
+		t.Errorf("edited to %q; what was compiled from it is there: %v, from others: %v", got, stale, other)
 	}
 	if got := b.read(result.Tree, "/etc/passwd"); !strings.Contains(got, "fixed:x:402:402::/nonexistent:/usr/sbin/nologin\n") {
 		t.Errorf("a user of the table became:\n%s", got)

@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,6 +29,11 @@ func (a *assembly) edit(t tree.Tree) (tree.Tree, error) {
 	d := t.Remove(func(p string) bool { return !recipe.Decide(r.Remove, p, true) }).Draft()
 	if err := a.addAccounts(d); err != nil {
 		return tree.Tree{}, err
+	}
+	for _, e := range r.Edits {
+		if err := a.editText(d, e); err != nil {
+			return tree.Tree{}, fmt.Errorf("cannot edit %s: %w", e.Path, err)
+		}
 	}
 	for _, p := range a.Programs {
 		if err := a.addProgram(d, p); err != nil {
@@ -87,6 +93,34 @@ func (a *assembly) addProgram(d *tree.Draft, p Program) error {
 		}
 	}
 	return nil
+}
+
+// editText changes a text of a package. What Python compiled from it goes: it would not be used, and could not be written.
+func (a *assembly) editText(d *tree.Draft, change recipe.Edit) error {
+	e, ok := d.Lookup(change.Path)
+	if !ok || e.Type != tree.File {
+		return errors.New("it is no file of the image")
+	}
+	text, err := a.text(d, change.Path)
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(text), change.Old); n != 1 {
+		return fmt.Errorf("%q is there %d times, want once; look what the package's version has, and write that", change.Old, n)
+	}
+	text = []byte(strings.Replace(string(text), change.Old, change.New, 1))
+	if e.Blob, err = a.Store.PutBytes(text); err != nil {
+		return err
+	}
+	e.Size = int64(len(text))
+	if stem, ok := strings.CutSuffix(path.Base(change.Path), ".py"); ok {
+		for _, p := range d.Paths() {
+			if path.Dir(p) == path.Dir(change.Path)+"/__pycache__" && strings.HasPrefix(path.Base(p), stem+".") {
+				d.Remove(p)
+			}
+		}
+	}
+	return d.Put(e)
 }
 
 // addState writes the tmpfiles.d(5) lines that make the recipe's directories of state. The name of the file comes before

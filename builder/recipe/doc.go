@@ -49,6 +49,8 @@
 //	remove:                         # paths dropped from the tree; the last rule that matches decides
 //	  - /usr/share/doc/**
 //	  - keep: /usr/share/doc/*/copyright
+//	edits:                          # texts of packages; old is there exactly once, or the build fails
+//	  - {path: /etc/pam.d/sshd, old: "pam_motd.so", new: "pam_motd.so noupdate"}
 //	files:
 //	  - {path: /etc/motd, content: "hello\n", mode: 0644, owner: "root:root"}
 //	  - {path: /usr/share/roost, source: files/roost}   # a file or directory beside the recipe, its content is in the digest

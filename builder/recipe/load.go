@@ -173,16 +173,18 @@ func (w *walk) container(d *decoder, name string, c *Container) {
 }
 
 // relative names a file as seen from the top recipe's directory.
-func (w *walk) relative(name string) string {
+func (w *walk) relative(name string) string { return relativeTo(w.top, name) }
+
+func relativeTo(top, name string) string {
 	if strings.HasPrefix(name, Shipped) {
-		if top, ok := strings.CutPrefix(w.top, Shipped); ok {
+		if top, ok := strings.CutPrefix(top, Shipped); ok {
 			if rel, err := filepath.Rel(path.Dir(top), name[len(Shipped):]); err == nil {
 				return rel
 			}
 		}
 		return name
 	}
-	if rel, err := filepath.Rel(path.Dir(w.top), name); err == nil {
+	if rel, err := filepath.Rel(path.Dir(top), name); err == nil {
 		return rel
 	}
 	return name

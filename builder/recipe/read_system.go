@@ -77,6 +77,26 @@ func defaultMode(directory bool) uint32 {
 	return 0o644
 }
 
+func (d *decoder) edits(n *yaml.Node) (list []Edit) {
+	d.list(n, "edits", func(n *yaml.Node) {
+		e := Edit{At: d.at(n)}
+		seen := d.mapping(n, "edit",
+			field{"path", func(n *yaml.Node) { e.Path = d.imagePath(n, "path") }},
+			field{"old", func(n *yaml.Node) { e.Old, _ = d.text(n, "old") }},
+			field{"new", func(n *yaml.Node) { e.New, _ = d.text(n, "new") }},
+		)
+		if !d.need(n, seen, "edit", "path", "old", "new") {
+			return
+		}
+		if e.Old == "" || e.Old == e.New {
+			d.fault(n, "the edit of "+e.Path+" changes nothing", "write the text that is there as old, and what it becomes as new")
+			return
+		}
+		list = append(list, e)
+	})
+	return list
+}
+
 // imagePath reads an absolute path that the image can hold.
 func (d *decoder) imagePath(n *yaml.Node, what string) string {
 	s, ok := d.text(n, what)

@@ -22,7 +22,8 @@ type Recipe struct {
 
 	Kernel     Kernel        `json:"kernel"`
 	Remove     []Rule        `json:"remove,omitempty"` // default: keep
-	Files      []File        `json:"files,omitempty"`  // by path
+	Edits      []Edit        `json:"edits,omitempty"`
+	Files      []File        `json:"files,omitempty"` // by path
 	Units      Units         `json:"units"`
 	Groups     []Group       `json:"groups,omitempty"`
 	Users      []User        `json:"users,omitempty"`
@@ -42,6 +43,9 @@ type Recipe struct {
 
 // Source is the file the recipe was loaded from, as the user named it; errors and advice repeat it.
 func (r *Recipe) Source() string { return r.source }
+
+// LayerOf names the file that said something, as Layers has it.
+func (r *Recipe) LayerOf(at Position) string { return relativeTo(r.source, at.File) }
 
 // Base is the distribution below the recipe.
 type Base struct {
@@ -111,6 +115,14 @@ type File struct {
 	Directory bool     `json:"directory,omitempty"`
 	Template  bool     `json:"template,omitempty"` // Content has site values in it (images.Template); the machine writes Path at boot
 	At        Position `json:"-"`
+}
+
+// Edit changes a text that a package brings. It fails the build where the package has another text, which a new version may.
+type Edit struct {
+	Path string   `json:"path"`
+	Old  string   `json:"old"` // is there exactly once
+	New  string   `json:"new"`
+	At   Position `json:"-"`
 }
 
 // Units states what systemd starts. A unit is in one of the three lists at most.
