@@ -601,14 +601,20 @@ func imageCommand() *cobra.Command {
 	if err := verify.MarkFlagRequired("key"); err != nil {
 		panic(err) // the flag is defined above
 	}
-	inspect := &cobra.Command{Use: "inspect DEPOT", Short: "Show what a release is made of", Args: command.Exact(1)}
+	inspect := &cobra.Command{Use: "inspect DEPOT", Short: "Show what a release is made of: components, versions, sizes, units, state, ports, setuid programs", Args: command.Exact(1)}
 	format := command.OutputFlag(inspect)
 	inspect.RunE = func(c *cobra.Command, args []string) error {
 		return withRelease(c, args[0], which, func(r *depot.Release) error {
-			if *format == "table" { // a document is no table; YAML is what people read best
-				*format = "yaml"
+			contents, err := builder.ReadContents(c.Context(), r)
+			if err != nil {
+				return err
 			}
 			value := map[string]any{"digest": r.Manifest.Digest, "signatures": len(r.Bundle.Signatures), "release": r.Document}
+			if *format == "table" { // a document is no table; YAML is what people read best
+				*format = "yaml"
+				return errors.Join(command.Table{Value: value}.Print(c.OutOrStdout(), *format), builder.WriteContents(c.OutOrStdout(), contents))
+			}
+			value["contents"] = contents
 			return command.Table{Value: value}.Print(c.OutOrStdout(), *format)
 		})
 	}

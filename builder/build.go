@@ -33,10 +33,11 @@ type Order struct {
 
 // Built is a release that was built.
 type Built struct {
-	Release   *images.Release `json:"release"`
-	Digest    images.Digest   `json:"digest,omitempty"` // of the manifest; empty when the release was not published
-	Depot     string          `json:"depot,omitempty"`
-	Artifacts *pack.Artifacts `json:"-"`
+	Release   *images.Release  `json:"release"`
+	Digest    images.Digest    `json:"digest,omitempty"` // of the manifest; empty when the release was not published
+	Depot     string           `json:"depot,omitempty"`
+	Contents  *images.Contents `json:"-"`
+	Artifacts *pack.Artifacts  `json:"-"`
 }
 
 // Build makes a release of a recipe, from its lock, and publishes it. It resolves nothing: a lock that is missing or
@@ -69,7 +70,7 @@ func (w *Workshop) Build(ctx context.Context, o Order) (*Built, error) {
 	if err != nil {
 		return nil, err
 	}
-	built := &Built{Release: artifacts.Release, Artifacts: artifacts}
+	built := &Built{Release: artifacts.Release, Artifacts: artifacts, Contents: contentsOf(r, l, image)}
 	if o.Depot != "" {
 		built.Depot = o.Depot
 		err = w.publish(ctx, o, built)
@@ -195,10 +196,18 @@ func ownFiles(r *recipe.Recipe, l *lock.Lock, set *keys.Set) ([]recipe.File, err
 	file := func(path string, content []byte) recipe.File {
 		return recipe.File{Path: path, Mode: 0o644, Owner: "root", Group: "root", Content: content}
 	}
-	return []recipe.File{
+	files := []recipe.File{
 		file("/usr/lib/roost/trust/release.pub", public),
 		file("/usr/lib/roost/release.json", append(stamp, '\n')),
-	}, nil
+	}
+	if len(r.Components) > 0 {
+		components, err := componentsFile(r, l)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file(images.ComponentsPath, components))
+	}
+	return files, nil
 }
 
 // Places of the boot loader and the UKI stub in Debian's systemd-boot-efi.
@@ -266,6 +275,9 @@ func (w *Workshop) publish(ctx context.Context, o Order, built *Built) error {
 			if publication.Papers[mediaType], err = os.ReadFile(f.Path); err != nil {
 				return fmt.Errorf("cannot read %s: %w", mediaType, err)
 			}
+		}
+		if publication.Papers[images.MediaTypeContents], err = json.Marshal(built.Contents); err != nil {
+			return err
 		}
 		r, err := d.Publish(ctx, publication)
 		if err != nil {
