@@ -151,7 +151,7 @@ func sumSparse(t *testing.T, path string) string {
 // TestReproducible builds the shipped edge twice through the command and compares every byte of what comes out, media
 // included. The second build shares the downloaded packages and Go modules with the first, and nothing else: another
 // checkout, cache, compiler cache, directory for temporary files, umask, locale, time zone, host name, number of
-// processors, no network, and later. Then the image is looked at by its own programs, and building again must be quick.
+// processors, no network, and later. Then the image is looked at by its own programs, and built again with nothing changed.
 func TestReproducible(t *testing.T) {
 	if os.Getenv("ROOST_TEST_NET") == "" {
 		t.Skip("needs a Debian mirror: set ROOST_TEST_NET=1")
@@ -185,11 +185,7 @@ func TestReproducible(t *testing.T) {
 	inspect(t, first)
 	started := time.Now()
 	first.run(t, "build", "recipes/edge.yaml", "--keys", first.keys, "--depot", filepath.Join(first.dir, "depot"))
-	took := time.Since(started)
-	t.Logf("built with nothing changed in %v", took)
-	if took > 10*time.Second { // about 1 s; ten times that is no longer the machine's load
-		t.Errorf("a build with nothing changed took %v", took)
-	}
+	t.Logf("built with nothing changed in %v", time.Since(started))
 }
 
 // elsewhere is a site that has nothing in common with first but the command, the keys, and what was downloaded.
