@@ -125,6 +125,15 @@ func (c cgroup) awaitEmpty(limit time.Duration) error {
 	}
 }
 
+// removeCgroups removes the cgroup that a lab's containers were in.
+func removeCgroups(lab string) error {
+	root, err := hierarchy()
+	if err != nil || root == "" {
+		return err
+	}
+	return cgroup{filepath.Join(root, "roost-"+lab)}.remove()
+}
+
 // removeTree removes cgroups from the leaves up. Their files are no files and go by themselves.
 func removeTree(dir string) error {
 	entries, err := os.ReadDir(dir)

@@ -20,7 +20,8 @@
 //   - Cgroups: the whole of what it sees is its own to divide (a cgroup name space and a delegated cgroup2 subtree,
 //     roost-LAB/MACHINE): kubelet and containerd nest theirs. It has those controllers that the computer's unified hierarchy
 //     offers; on a computer that keeps them in version 1 (cat /sys/fs/cgroup/cgroup.controllers inside) there is none of cpu,
-//     memory or pids, runc then refuses a limit, and limits must be left out.
+//     memory or pids. runc then refuses a container with a limit or a weight of the CPU (kubelet gives every pod one): leave
+//     them out (ctr run --cpu-shares 0), or name a wrapper of runc that does as containerd's BinaryName.
 //   - /var is a directory of the lab, on the computer's own file system: overlayfs works on it unless that is itself an
 //     overlay. Mounts are shared from / down, as kubelet wants it.
 //   - /dev is private. Block devices ([Spec].Disks) are sparse files behind loop devices, named as the kernel names them and

@@ -195,6 +195,9 @@ func (l *Lab) Down() error {
 			return err
 		}
 	}
+	if err := removeCgroups(l.name); err != nil {
+		return err
+	}
 	if err := l.network.down(); err != nil {
 		return err
 	}

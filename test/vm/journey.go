@@ -30,12 +30,15 @@ type Journey struct {
 	Lab     string    // name of the lab; default "journey"
 	Short   bool      // each bad release meets one machine instead of both, and the early panic is left out
 	Cuts    int       // power cuts during the worker's update after which a machine is really booted; 0: its disk is not recorded
+	// Contained walks the part of the job that containers of the lab can show, at native speed.
+	Contained bool
 
 	lab        *lab.Lab
 	controller *lab.Machine
 	worker     *lab.Machine
 	seed       *exec.Cmd
 	seedOut    *os.File
+	begun      time.Time // when a lab of containers was there, all off
 	figures    []figure
 	releases   map[string]string // version to manifest digest
 }
@@ -50,6 +53,9 @@ type phase struct {
 }
 
 func (j *Journey) phases() []phase {
+	if j.Contained {
+		return j.containedPhases()
+	}
 	list := []phase{
 		{"build release 1 and its disk and ISO images", j.build},
 		{"make the site and the lab", j.makeSite},
