@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/sync/errgroup"
 
 	"roost/builder/archive"
@@ -111,26 +112,37 @@ func (w *Workshop) prepare(ctx context.Context, r *recipe.Recipe, l *lock.Lock) 
 					return err
 				}
 			}
-			return w.containers(ctx, r, p)
+			return w.containers(ctx, r, l, p)
 		})
 	})
 	return p, group.Wait()
 }
 
 // containers makes the archives of the recipe's container images.
-func (w *Workshop) containers(ctx context.Context, r *recipe.Recipe, p *programs) error {
+func (w *Workshop) containers(ctx context.Context, r *recipe.Recipe, l *lock.Lock, p *programs) error {
 	for _, c := range r.Containers {
-		i := slices.IndexFunc(r.Programs, func(have recipe.Program) bool { return have.Name == c.Program })
-		if i < 0 {
-			return fmt.Errorf("cannot make image %s: fetching images is not supported yet; wrap a program of the recipe", c.Name)
-		}
-		file, err := container.Of(ctx, w.Cache, c, p.recipe[i].Path, r.Architecture)
+		file, err := w.container(ctx, r, l, p, c)
 		if err != nil {
 			return err
 		}
 		p.containers = append(p.containers, file)
 	}
 	return nil
+}
+
+func (w *Workshop) container(ctx context.Context, r *recipe.Recipe, l *lock.Lock, p *programs, c recipe.Container) (string, error) {
+	if i := slices.IndexFunc(r.Programs, func(have recipe.Program) bool { return have.Name == c.Program }); i >= 0 {
+		return container.Of(ctx, w.Cache, c, p.recipe[i].Path, r.Architecture)
+	}
+	pin, ok := l.Container(c.Name)
+	if !ok {
+		return "", fmt.Errorf("cannot fetch image %s: the lock does not pin it: run \"roost lock %s\"", c.Name, r.Source())
+	}
+	return w.puller(r).Fetch(ctx, w.Cache, c, pin, w.Offline)
+}
+
+func (w *Workshop) puller(r *recipe.Recipe) container.Puller {
+	return container.Puller{Base: filepath.Dir(r.Source()), Architecture: r.Architecture, Keychain: authn.DefaultKeychain}
 }
 
 // compile makes one program of the recipe.

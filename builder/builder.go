@@ -234,6 +234,24 @@ func (w *Workshop) pin(ctx context.Context, r *recipe.Recipe, next, keep *lock.L
 			return err
 		}
 	}
+	next.Containers = nil
+	for _, c := range r.Containers {
+		if c.From == "" {
+			continue
+		}
+		if keep != nil && keep.Wants == next.Wants {
+			if old, ok := keep.Container(c.Name); ok {
+				next.Containers = append(next.Containers, old)
+				continue
+			}
+		}
+		pin, err := w.puller(r).Pin(ctx, c)
+		if err != nil {
+			return err
+		}
+		next.Containers = append(next.Containers, pin)
+	}
+	slices.SortFunc(next.Containers, func(a, b lock.Container) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(next.Programs, func(a, b lock.Program) int { return strings.Compare(a.Name, b.Name) })
 	return nil
 }
