@@ -185,10 +185,5 @@ func (j *Journey) pullPlug(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, m := range []*lab.Machine{j.controller, j.worker} {
-		if err := m.Shutdown(ctx); err != nil {
-			return err
-		}
-	}
 	return nil
 }

@@ -158,7 +158,9 @@ func (j *Journey) discoverWorker(ctx context.Context) error {
 		return err
 	}
 	j.note("  power-on to check-in", since(start))
-	j.noteVitals(h, 0)
+	if !j.Contained { // its memory is the computer's
+		j.noteVitals(h, 0)
+	}
 	if !j.Contained && h.SecureBoot != "enabled" {
 		return fmt.Errorf("the worker booted with Secure Boot %s", h.SecureBoot)
 	}
