@@ -66,17 +66,24 @@ func Diff(old, next *Lock) []Change {
 		}
 	}
 	slices.SortFunc(list, func(a, b Change) int { return cmp.Compare(a.Name, b.Name) })
-	return append(list, diffPins(pins(old), pins(next))...)
+	return append(list, diffPins(pins(old, next), pins(next, old))...)
 }
 
-// pins returns what a lock pins besides packages, by a name for people.
-func pins(l *Lock) map[string]string {
+// pins returns what a lock pins besides packages, by a name for people. The modules of a program that the other lock does
+// not have are only counted: there are hundreds, and none of them changed.
+func pins(l, other *Lock) map[string]string {
 	all := map[string]string{}
 	if l == nil {
 		return all
 	}
 	for _, p := range l.Programs {
 		all[p.Name+": toolchain"] = p.Toolchain
+		if !has(other, p.Name) {
+			if len(p.Modules) > 0 {
+				all[p.Name+": Go modules"] = fmt.Sprint(len(p.Modules))
+			}
+			continue
+		}
 		for _, m := range p.Modules {
 			if m.Require != "" {
 				all[p.Name+": "+m.Path] = m.Version
@@ -87,6 +94,14 @@ func pins(l *Lock) map[string]string {
 		all[c.Name] = string(c.Digest)
 	}
 	return all
+}
+
+func has(l *Lock, program string) bool {
+	if l == nil {
+		return false
+	}
+	_, ok := l.Program(program)
+	return ok
 }
 
 func diffPins(old, next map[string]string) (list []Change) {
