@@ -217,9 +217,11 @@ func TestBadEdits(t *testing.T) {
 			c.Recipe.Files = []recipe.File{{Path: "/usr/lib/sysusers.d/x.conf", Content: []byte("u floating -\n")}}
 		}, "floating of sysusers.d: it has no number"},
 		"user without number": {func(c *Config) { c.Recipe.Users = []recipe.User{{Name: "floating", Group: "floating"}} }, "floating: it has no number"},
+		"move of nothing":     {func(c *Config) { c.Recipe.Moves = []recipe.Move{{From: "/var/none", To: "/usr/none"}} }, "no package made it"},
+		"move onto another":   {func(c *Config) { c.Recipe.Moves = []recipe.Move{{From: "/usr/lib/systemd", To: "/usr/bin"}} }, "has both"},
 		"edit of nothing":     {func(c *Config) { c.Recipe.Edits = []recipe.Edit{{Path: "/etc/none", Old: "a", New: "b"}} }, "no file of the image"},
 		"edit of what is not there": {func(c *Config) {
-			c.Recipe.Edits = []recipe.Edit{{Path: "/usr/lib/systemd/system/static.service", Old: "a", New: "b"}}
+			c.Recipe.Edits = []recipe.Edit{{Path: "/usr/lib/systemd/system/static.service", Old: "zz", New: "b"}}
 		}, "is there 0 times"},
 		"edit of what is there twice": {func(c *Config) {
 			c.Recipe.Edits = []recipe.Edit{{Path: "/usr/lib/systemd/system/static.service", Old: "e", New: "b"}}
@@ -245,7 +247,7 @@ func TestBadEdits(t *testing.T) {
 // and state.
 func TestComponentEdits(t *testing.T) {
 	b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{folder("./var/lib/tool/", 0o755, 0, 0), folder("./usr/share/seed/", 0o755, 0, 0),
-		text("./usr/share/tool.py", "import a\nimport b\n"), text("./usr/share/__pycache__/tool.cpython-313.pyc", "a"), text("./usr/share/__pycache__/tools.cpython-313.pyc", "b")}})
+		folder("./var/lib/dashboard/", 0o755, 0, 0), text("./var/lib/dashboard/static/a.css", "css"), text("./usr/share/tool.py", "import a\nimport b\n"), text("./usr/share/__pycache__/tool.cpython-313.pyc", "a"), text("./usr/share/__pycache__/tools.cpython-313.pyc", "b")}})
 	program := filepath.Join(t.TempDir(), "tool")
 	if err := os.WriteFile(program, []byte("tool"), 0o755); err != nil {
 		t.Fatal(err)
@@ -257,6 +259,7 @@ func TestComponentEdits(t *testing.T) {
 	r := b.config.Recipe
 	r.Groups = []recipe.Group{{Name: "tool", GID: 2000}}
 	r.Users = []recipe.User{{Name: "tool", UID: 2000, Group: "tool", Home: "/nonexistent", Shell: "/x"}}
+	r.Moves = []recipe.Move{{From: "/var/lib/dashboard/static", To: "/usr/share/dashboard/static"}}
 	r.Edits = []recipe.Edit{{Path: "/usr/share/tool.py", Old: "import b\n", New: "b = 1\n"}}
 	b.config.IDs = IDs{Users: []UserID{{Name: "fixed", UID: 402, GID: 402, Home: "/nonexistent", Shell: "/usr/sbin/nologin"}}}
 	r.Users = append(r.Users, recipe.User{Name: "fixed", Group: "fixed"})
@@ -276,6 +279,9 @@ func TestComponentEdits(t *testing.T) {
 	}
 	if e, _ := result.Tree.Lookup("/usr/lib/roost/containers/x.tar"); e.Mode != 0o644 {
 		t.Errorf("x.tar has mode %o", e.Mode)
+	}
+	if got := b.read(result.Tree, "/usr/share/dashboard/static/a.css"); got != "css" {
+		t.Errorf("what was moved is %q", got)
 	}
 	_, stale := result.Tree.Lookup("/usr/share/__pycache__/tool.cpython-313.pyc")
 	_, other := result.Tree.Lookup("/usr/share/__pycache__/tools.cpython-313.pyc")

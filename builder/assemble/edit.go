@@ -30,6 +30,11 @@ func (a *assembly) edit(t tree.Tree) (tree.Tree, error) {
 	if err := a.addAccounts(d); err != nil {
 		return tree.Tree{}, err
 	}
+	for _, m := range r.Moves {
+		if err := move(d, m); err != nil {
+			return tree.Tree{}, fmt.Errorf("cannot move %s to %s: %w", m.From, m.To, err)
+		}
+	}
 	for _, e := range r.Edits {
 		if err := a.editText(d, e); err != nil {
 			return tree.Tree{}, fmt.Errorf("cannot edit %s: %w", e.Path, err)
@@ -93,6 +98,16 @@ func (a *assembly) addProgram(d *tree.Draft, p Program) error {
 		}
 	}
 	return nil
+}
+
+func move(d *tree.Draft, m recipe.Move) error {
+	if _, ok := d.Lookup(m.From); !ok {
+		return errors.New("no package made it")
+	}
+	if _, ok := d.Lookup(m.To); ok {
+		return errors.New("the image has both")
+	}
+	return d.Move(m.From, m.To)
 }
 
 // editText changes a text of a package. What Python compiled from it goes: it would not be used, and could not be written.

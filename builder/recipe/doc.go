@@ -49,6 +49,8 @@
 //	remove:                         # paths dropped from the tree; the last rule that matches decides
 //	  - /usr/share/doc/**
 //	  - keep: /usr/share/doc/*/copyright
+//	moves:                          # data of the image that a package makes in /var, which is state
+//	  - {from: /var/lib/dashboard/static, to: /usr/share/dashboard/static}
 //	edits:                          # texts of packages; old is there exactly once, or the build fails
 //	  - {path: /etc/pam.d/sshd, old: "pam_motd.so", new: "pam_motd.so noupdate"}
 //	files:

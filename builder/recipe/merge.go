@@ -23,6 +23,7 @@ func (r *Recipe) merge(up *part, layer string) {
 	r.Provided = keyed(r.Provided, up.Provided, func(p Provision) string { return p.Name })
 	r.Kernel.merge(&up.Kernel)
 	r.Remove = append(r.Remove, up.Remove...)
+	r.Moves = append(r.Moves, up.Moves...)
 	r.Edits = append(r.Edits, up.Edits...)
 	r.Files = keyed(r.Files, up.Files, func(f File) string { return f.Path })
 	r.Units.merge(&up.Units)

@@ -74,6 +74,7 @@ func (d *decoder) read(n *yaml.Node, p *part) {
 		field{"provided", func(n *yaml.Node) { p.Provided = d.provided(n) }},
 		field{"kernel", func(n *yaml.Node) { d.kernel(n, &p.Kernel) }},
 		field{"remove", func(n *yaml.Node) { p.Remove = d.rules(n, "remove", true) }},
+		field{"moves", func(n *yaml.Node) { p.Moves = d.moves(n) }},
 		field{"edits", func(n *yaml.Node) { p.Edits = d.edits(n) }},
 		field{"files", func(n *yaml.Node) { p.sources = d.files(n) }},
 		field{"units", func(n *yaml.Node) { d.units(n, &p.Units) }},

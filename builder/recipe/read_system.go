@@ -77,6 +77,27 @@ func defaultMode(directory bool) uint32 {
 	return 0o644
 }
 
+func (d *decoder) moves(n *yaml.Node) (list []Move) {
+	once := d.once("move")
+	d.list(n, "moves", func(n *yaml.Node) {
+		m := Move{At: d.at(n)}
+		seen := d.mapping(n, "move",
+			field{"from", func(n *yaml.Node) {
+				var ok bool
+				if m.From, ok = d.text(n, "from"); ok && (path.Clean("/"+m.From) != m.From || m.From == "/") {
+					d.fault(n, fmt.Sprintf("%q is no clean absolute path", shorten(m.From)), "write the path that a package makes, like \"/var/lib/x/static\"")
+					m.From = ""
+				}
+			}},
+			field{"to", func(n *yaml.Node) { m.To = d.imagePath(n, "to") }},
+		)
+		if d.need(n, seen, "move", "from", "to") && once(n, m.From) {
+			list = append(list, m)
+		}
+	})
+	return list
+}
+
 func (d *decoder) edits(n *yaml.Node) (list []Edit) {
 	d.list(n, "edits", func(n *yaml.Node) {
 		e := Edit{At: d.at(n)}

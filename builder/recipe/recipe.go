@@ -22,6 +22,7 @@ type Recipe struct {
 
 	Kernel     Kernel        `json:"kernel"`
 	Remove     []Rule        `json:"remove,omitempty"` // default: keep
+	Moves      []Move        `json:"moves,omitempty"`
 	Edits      []Edit        `json:"edits,omitempty"`
 	Files      []File        `json:"files,omitempty"` // by path
 	Units      Units         `json:"units"`
@@ -115,6 +116,13 @@ type File struct {
 	Directory bool     `json:"directory,omitempty"`
 	Template  bool     `json:"template,omitempty"` // Content has site values in it (images.Template); the machine writes Path at boot
 	At        Position `json:"-"`
+}
+
+// Move puts what a package made elsewhere: data of the image that lies in /var, which is state.
+type Move struct {
+	From string   `json:"from"`
+	To   string   `json:"to"`
+	At   Position `json:"-"`
 }
 
 // Edit changes a text that a package brings. It fails the build where the package has another text, which a new version may.
