@@ -29,6 +29,7 @@ func connect(c *cobra.Command) (*client.Client, error) {
 func Site() *cobra.Command {
 	var file trust.SiteFile
 	var operator, address, gateway string
+	var cluster bool
 	initialise := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a new site: its certificate authority, its first operator, and site.yaml for the seed",
@@ -38,6 +39,9 @@ func Site() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := fillSite(&file, address, gateway); err != nil {
 				return err
+			}
+			if cluster {
+				file.Config.Kubernetes = &api.Kubernetes{}
 			}
 			secrets, err := trust.NewSite(&file, operator, time.Now())
 			if err != nil {
@@ -66,6 +70,7 @@ func Site() *cobra.Command {
 	f.StringSliceVar(&file.Config.NTP, "ntp", nil, "time servers")
 	f.StringSliceVar(&file.Config.DNS, "dns", nil, "name servers")
 	f.StringArrayVar(&file.Config.AuthorizedKeys, "ssh-key", nil, "public SSH key of the user admin on every host")
+	f.BoolVar(&cluster, "kubernetes", false, "run Kubernetes on the hosts of the site; their release must have it")
 	f.StringVar(&operator, "operator", "admin", "your name in the audit record")
 	for _, required := range []string{"name", "address", "mac"} {
 		if err := initialise.MarkFlagRequired(required); err != nil {

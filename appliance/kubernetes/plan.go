@@ -54,7 +54,6 @@ type object = map[string]any
 // files returns the settings and units of this host. Secrets are not among them: settings name files.
 func (p plan) files() []file {
 	files := []file{
-		{runDir + "/containerd.toml", 0o644, p.runtime()},
 		settings("kubelet.yaml", p.kubelet()),
 		settings("kubelet.conf", p.access(keyAt(clusterCA+".crt"), keyAt(certKubelet))),
 		settings("kube-proxy.yaml", p.proxy()),
@@ -65,7 +64,13 @@ func (p plan) files() []file {
 			settings("controller-manager.conf", p.access(clusterCA+".crt", certController)),
 			settings("scheduler.conf", p.access(clusterCA+".crt", certScheduler)))
 	}
+	if p.confined {
+		files = append(files, file{runDir + "/containerd.toml", 0o644, p.runtime()})
+	}
 	for _, u := range p.units() {
+		if len(u.exec) == 0 {
+			continue
+		}
 		files = append(files, file{unitDir + "/" + u.path(), 0o644, u.text()})
 	}
 	return files
@@ -84,14 +89,18 @@ func (p plan) access(authority, cert string) object {
 	}
 }
 
-// runtime is the configuration of containerd 1.7 (containerd-config.toml(5), docs/cri/config.md).
+// runtime is the configuration of containerd 1.7 (containerd-config.toml(5), docs/cri/config.md) on a machine that is a
+// container: the image's own, and scores by which the kernel kills are left alone where they cannot be had.
 func (p plan) runtime() string {
 	return fmt.Sprintf(`version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = %q
-restrict_oom_score_adj = %v
+restrict_oom_score_adj = true
+enable_unprivileged_ports = true
+enable_unprivileged_icmp = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "/%s"
@@ -101,7 +110,7 @@ snapshotter = "overlayfs"
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 SystemdCgroup = true
-`, p.pause, p.confined, netDir)
+`, p.pause, netDir)
 }
 
 // kubelet is its configuration (kubelet.config.k8s.io/v1beta1).
@@ -184,6 +193,9 @@ func credential(name string) string {
 
 // inputs are the files that a service reads when it starts; one that is newer than the running service asks for a restart.
 func (u unit) inputs() []string {
+	if len(u.exec) == 0 {
+		return nil // the image's own
+	}
 	list := append([]string{unitDir + "/" + u.path()}, u.uses...)
 	for _, key := range u.keys {
 		list = append(list, credential(key))
@@ -228,9 +240,13 @@ func always() []string { return []string{"Restart=always", "RestartSec=1", "Limi
 
 // units returns the services of this host in the order in which they are started.
 func (p plan) units() []unit {
+	runtime := unit{name: "containerd.service"} // with its configuration in the image
+	if p.confined {
+		runtime = unit{name: "containerd.service", extends: true, exec: []string{"/usr/bin/containerd", "--config", "/" + runDir + "/containerd.toml"},
+			uses: []string{runDir + "/containerd.toml"}}
+	}
 	node := []unit{
-		{name: "containerd.service", extends: true, exec: []string{"/usr/bin/containerd", "--config", "/" + runDir + "/containerd.toml"},
-			uses: []string{runDir + "/containerd.toml"}},
+		runtime,
 		{name: "kubelet.service", description: "Kubernetes node agent",
 			before: []string{"After=containerd.service", "Wants=containerd.service", "StartLimitIntervalSec=0"},
 			exec: []string{"/usr/bin/kubelet", "--config=/" + runDir + "/kubelet.yaml", "--kubeconfig=/" + runDir + "/kubelet.conf",

@@ -99,6 +99,11 @@ func (f *SiteFile) validate() error {
 			return fmt.Errorf("cannot use operator %q: role %q is not admin, operator or reader", o.Name, o.Role)
 		}
 	}
+	if k := f.Config.Kubernetes; k != nil {
+		if err := k.Validate(f.Config.Interfaces); err != nil {
+			return fmt.Errorf("cannot use site file of %s: %w", f.Name, err)
+		}
+	}
 	s := f.First
 	if s.MAC == "" && s.Serial == "" && s.Fingerprint == "" && !s.Any {
 		return fmt.Errorf("cannot use site file of %s: first names no machine; give its mac, serial or fingerprint, or any: true", f.Name)
