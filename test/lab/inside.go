@@ -79,7 +79,7 @@ func (g *guest) assemble() error {
 	if err := unix.Sethostname([]byte("(none)")); err != nil { // as a kernel that just started; else it is the computer's
 		return fmt.Errorf("cannot forget the host name: %v", err)
 	}
-	for _, step := range []func() error{g.mountRoot, g.mountState, g.mountEtc, g.mountKernel, g.mountCgroup, g.makeDevices} {
+	for _, step := range []func() error{g.mountRoot, g.mountState, g.mountEtc, g.mountKernel, g.mountCgroup, g.makeDevices, g.coverRuntime} {
 		if err := step(); err != nil {
 			return err
 		}

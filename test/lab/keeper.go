@@ -31,6 +31,10 @@ func Helper(args []string) (status int, done bool) {
 	if len(args) < 2 {
 		return 0, false
 	}
+	if isRuntime(args) {
+		fmt.Fprintln(os.Stderr, "roost:", runRuntime(args)) // it returns only when it failed
+		return 1, true
+	}
 	var err error
 	switch args[0] {
 	case keeperName:
