@@ -32,7 +32,6 @@ type Machine interface {
 	Containers(ctx context.Context) ([]string, error)
 	ImportContainer(ctx context.Context, archive string) error
 	Addresses() []string
-	Confined() bool
 }
 
 // Files keeps small files through power loss; *durable.Dir is one.
@@ -110,7 +109,7 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 
 // plan is what the configuration means on this host.
 func (h *Host) plan(c *api.Config) (plan, error) {
-	p := plan{wish: c.Kubernetes.Defaults(), node: h.Node, control: h.Control && h.Store != nil, alone: len(h.Controllers) == 1, confined: h.Machine.Confined()}
+	p := plan{wish: c.Kubernetes.Defaults(), node: h.Node, control: h.Control && h.Store != nil, alone: len(h.Controllers) == 1}
 	if len(h.Controllers) == 0 {
 		return p, errors.New("no controller of the site is known")
 	}
@@ -136,9 +135,6 @@ func (h *Host) plan(c *api.Config) (plan, error) {
 		return p, err
 	}
 	p.dns = dns.String()
-	if p.pause, err = h.container("pause"); err != nil {
-		return p, err
-	}
 	return p, nil
 }
 
@@ -541,9 +537,6 @@ func (b *bringUp) namesAnswer(ctx context.Context) error {
 	deployment := struct {
 		Status struct {
 			AvailableReplicas int `json:"availableReplicas"`
-			Conditions        []struct {
-				Message string `json:"message"`
-			} `json:"conditions"`
 		} `json:"status"`
 	}{}
 	err := b.ask(certRoost, func(r *remote) error {
@@ -552,10 +545,7 @@ func (b *bringUp) namesAnswer(ctx context.Context) error {
 	if err != nil || deployment.Status.AvailableReplicas > 0 {
 		return err
 	}
-	for _, c := range deployment.Status.Conditions {
-		return fmt.Errorf("no name server runs: %s", c.Message)
-	}
-	return errors.New("no name server runs yet")
+	return errors.New("no name server of the cluster is ready")
 }
 
 // gone asks whether nothing of Kubernetes is left on the running machine.
@@ -575,11 +565,11 @@ func (h *Host) leave(ctx context.Context) error {
 		if err := h.Machine.StopUnit(ctx, u.name); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(filepath.Join("/", h.Root, unitDir, u.path())); err != nil {
+		if err := os.RemoveAll(filepath.Join("/", h.Root, unitDir, u.name)); err != nil {
 			return err
 		}
 	}
-	if err := h.Machine.StopUnit(ctx, "kubepods.slice"); err != nil {
+	if err := h.Machine.StopUnit(ctx, "kubepods.slice"); err != nil { // the pods, which outlive the kubelet
 		return err
 	}
 	if err := h.Machine.Load(ctx, "table "+table+" {\n}\ndelete table "+table+"\n"); err != nil {

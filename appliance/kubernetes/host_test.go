@@ -31,8 +31,8 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // TestFiles holds every setting and unit of a host that runs all of Kubernetes, and of one that runs pods only.
 func TestFiles(t *testing.T) {
 	p := plan{wish: api.Kubernetes{}.Defaults(), node: "one", address: "10.77.0.2", server: "https://10.77.0.2:6443", control: true, alone: true,
-		pause: "roost.local/pause:1.0", dns: "10.96.0.10"}
-	for name, change := range map[string]func(*plan){"controller": func(*plan) {}, "worker": func(p *plan) { p.control, p.confined = false, true }} {
+		dns: "10.96.0.10"}
+	for name, change := range map[string]func(*plan){"controller": func(*plan) {}, "worker": func(p *plan) { p.control = false }} {
 		t.Run(name, func(t *testing.T) {
 			p := p
 			change(&p)
@@ -160,7 +160,6 @@ func (m *fakeMachine) ImportContainer(_ context.Context, archive string) error {
 }
 
 func (m *fakeMachine) Addresses() []string { return []string{"fe80::1", "10.77.0.2"} }
-func (m *fakeMachine) Confined() bool      { return false }
 
 // door is the store's; it is open once asked.
 type door struct{ open bool }

@@ -11,15 +11,13 @@ import (
 
 // plan is all that this host's files are made of.
 type plan struct {
-	wish     api.Kubernetes // with defaults
-	node     string         // name of this host
-	address  string         // of this host, where others reach it
-	server   string         // URL of the API server that this host uses
-	control  bool           // runs the control plane
-	alone    bool           // no other controller does
-	pause    string         // image of the container that holds a pod's name spaces
-	confined bool           // the machine itself is a container: it may not lower the score by which the kernel kills
-	dns      string         // address of the cluster's name server
+	wish    api.Kubernetes // with defaults
+	node    string         // name of this host
+	address string         // of this host, where others reach it
+	server  string         // URL of the API server that this host uses
+	control bool           // runs the control plane
+	alone   bool           // no other controller does
+	dns     string         // address of the cluster's name server
 }
 
 // Places on the machine, below its root.
@@ -64,14 +62,11 @@ func (p plan) files() []file {
 			settings("controller-manager.conf", p.access(clusterCA+".crt", certController)),
 			settings("scheduler.conf", p.access(clusterCA+".crt", certScheduler)))
 	}
-	if p.confined {
-		files = append(files, file{runDir + "/containerd.toml", 0o644, p.runtime()})
-	}
 	for _, u := range p.units() {
 		if len(u.exec) == 0 {
 			continue
 		}
-		files = append(files, file{unitDir + "/" + u.path(), 0o644, u.text()})
+		files = append(files, file{unitDir + "/" + u.name, 0o644, u.text()})
 	}
 	return files
 }
@@ -89,30 +84,6 @@ func (p plan) access(authority, cert string) object {
 	}
 }
 
-// runtime is the configuration of containerd 1.7 (containerd-config.toml(5), docs/cri/config.md) on a machine that is a
-// container: the image's own, and scores by which the kernel kills are left alone where they cannot be had.
-func (p plan) runtime() string {
-	return fmt.Sprintf(`version = 2
-root = "/var/lib/containerd"
-state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = %q
-restrict_oom_score_adj = true
-enable_unprivileged_ports = true
-enable_unprivileged_icmp = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "/%s"
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "overlayfs"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-SystemdCgroup = true
-`, p.pause, netDir)
-}
-
 // kubelet is its configuration (kubelet.config.k8s.io/v1beta1).
 func (p plan) kubelet() object {
 	return object{
@@ -126,6 +97,8 @@ func (p plan) kubelet() object {
 		"healthzBindAddress":        "127.0.0.1",
 		"nodeStatusUpdateFrequency": "5s", "imageMinimumGCAge": "24h",
 		"imageGCHighThresholdPercent": 100, // images come with the release and from nowhere else
+		// Space in bytes: the default, shares of the disk, would leave most of a large one unused.
+		"evictionHard": object{"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi", "nodefs.inodesFree": "5%"},
 	}
 }
 
@@ -165,22 +138,14 @@ func (p plan) network(pods string) string {
 	return f.text
 }
 
-// unit is a systemd service of ours; with settings alone it is what a unit of the image gets in addition.
+// unit is a systemd service of ours; without a program it is one of the image.
 type unit struct {
 	name, description string
-	extends           bool
 	before            []string // lines of [Unit]
 	lines             []string // lines of [Service]
 	exec              []string // program and arguments
 	keys              []string // files that systemd hands to a service which may read none
 	uses              []string // files that it reads itself
-}
-
-func (u unit) path() string {
-	if u.extends {
-		return u.name + ".d/50-roost.conf"
-	}
-	return u.name
 }
 
 // credential is where a file lies that systemd hands to a service.
@@ -196,7 +161,7 @@ func (u unit) inputs() []string {
 	if len(u.exec) == 0 {
 		return nil // the image's own
 	}
-	list := append([]string{unitDir + "/" + u.path()}, u.uses...)
+	list := append([]string{unitDir + "/" + u.name}, u.uses...)
 	for _, key := range u.keys {
 		list = append(list, credential(key))
 	}
@@ -214,9 +179,6 @@ func (u unit) text() string {
 		b.WriteString(line + "\n")
 	}
 	b.WriteString("[Service]\n")
-	if u.extends {
-		b.WriteString("ExecStart=\n")
-	}
 	b.WriteString("ExecStart=" + strings.Join(u.exec, " \\\n  ") + "\n")
 	for _, key := range u.keys {
 		b.WriteString("LoadCredential=" + key + ":/" + credential(key) + "\n")
@@ -240,13 +202,8 @@ func always() []string { return []string{"Restart=always", "RestartSec=1", "Limi
 
 // units returns the services of this host in the order in which they are started.
 func (p plan) units() []unit {
-	runtime := unit{name: "containerd.service"} // with its configuration in the image
-	if p.confined {
-		runtime = unit{name: "containerd.service", extends: true, exec: []string{"/usr/bin/containerd", "--config", "/" + runDir + "/containerd.toml"},
-			uses: []string{runDir + "/containerd.toml"}}
-	}
 	node := []unit{
-		runtime,
+		{name: "containerd.service"}, // of the image, with its configuration
 		{name: "kubelet.service", description: "Kubernetes node agent",
 			before: []string{"After=containerd.service", "Wants=containerd.service", "StartLimitIntervalSec=0"},
 			exec: []string{"/usr/bin/kubelet", "--config=/" + runDir + "/kubelet.yaml", "--kubeconfig=/" + runDir + "/kubelet.conf",

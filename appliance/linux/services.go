@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -91,24 +90,4 @@ func (m Machine) pipe(ctx context.Context, input, name string, args ...string) e
 		return fmt.Errorf("cannot run %s: %w: %s", name, err, strings.TrimSpace(errs.String()))
 	}
 	return nil
-}
-
-// Confined reports whether this machine is itself confined by another, as a container is: it may not raise limits of its
-// own.
-func (m Machine) Confined() bool {
-	b, err := os.ReadFile(m.path("proc/self/status"))
-	if err != nil {
-		return false
-	}
-	for _, line := range strings.Split(string(b), "\n") {
-		if digits, ok := strings.CutPrefix(line, "CapBnd:"); ok {
-			var set uint64
-			if _, err := fmt.Sscanf(strings.TrimSpace(digits), "%x", &set); err != nil {
-				return false
-			}
-			const resource = 24 // CAP_SYS_RESOURCE (capabilities(7))
-			return set&(1<<resource) == 0
-		}
-	}
-	return false
 }
