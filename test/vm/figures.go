@@ -32,7 +32,11 @@ func seconds(ms int64) float64 { return float64(ms) / 1000 }
 
 // noteMemory asks both hosts when all is done.
 func (j *Journey) noteMemory(ctx context.Context) error {
-	for name, limit := range map[string]int{"worker-0": 60, "controller-0": 150} {
+	limits := map[string]int{"worker-0": 60, "controller-0": 150}
+	if j.Kubernetes {
+		delete(limits, "worker-0") // there is none
+	}
+	for name, limit := range limits {
 		h, err := j.awaitHost(ctx, time.Minute, name, serving)
 		if err != nil {
 			return err

@@ -32,6 +32,8 @@ type Journey struct {
 	Cuts    int       // power cuts during the worker's update after which a machine is really booted; 0: its disk is not recorded
 	// Contained walks the part of the job that containers of the lab can show, at native speed.
 	Contained bool
+	// Kubernetes walks the bring-up of Kubernetes instead, in a container of the lab.
+	Kubernetes bool
 
 	lab        *lab.Lab
 	controller *lab.Machine
@@ -55,6 +57,9 @@ type phase struct {
 func (j *Journey) phases() []phase {
 	if j.Contained {
 		return j.containedPhases()
+	}
+	if j.Kubernetes {
+		return j.kubernetesPhases()
 	}
 	list := []phase{
 		{"build release 1 and its disk and ISO images", j.build},
