@@ -31,9 +31,17 @@ func Validate(c *api.Config) error {
 	if err := name.Validate(); err != nil {
 		return err
 	}
+	taken := map[netip.Addr]string{}
 	for _, i := range c.Interfaces {
 		if err := validateInterface(&i); err != nil {
 			return err
+		}
+		for _, a := range i.Addresses {
+			address := netip.MustParsePrefix(a).Addr() // checked just now
+			if other, ok := taken[address]; ok {
+				return api.Invalid.Errorf("cannot use address %s twice: interfaces %s and %s", address, other, i.MAC)
+			}
+			taken[address] = i.MAC
 		}
 	}
 	if c.Kubernetes != nil {

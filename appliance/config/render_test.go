@@ -44,16 +44,18 @@ func TestRender(t *testing.T) {
 // TestValidate tries to smuggle settings through values.
 func TestValidate(t *testing.T) {
 	for name, c := range map[string]api.Config{
-		"line break in a key":     {AuthorizedKeys: []string{"ssh-rsa AAAA x\nssh-rsa BBBB y"}},
-		"options before a key":    {AuthorizedKeys: []string{`command="sh" ssh-rsa AAAA`}},
-		"line break in a host":    {Hosts: []string{"10.0.0.1 a\n10.0.0.2 b"}},
-		"section in a server":     {NTP: []string{"x\n[Time]"}},
-		"name server":             {DNS: []string{"10.0.0.1 10.0.0.2"}},
-		"interface by name":       {Interfaces: []api.Interface{{MAC: "eth0"}}},
-		"address without length":  {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.0.0.1"}}}},
-		"gateway with line break": {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Gateway: "10.0.0.1\nDHCP=yes"}}},
-		"tiny MTU":                {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", MTU: 20}}},
-		"host name":               {Hostname: "a b"},
+		"line break in a key":        {AuthorizedKeys: []string{"ssh-rsa AAAA x\nssh-rsa BBBB y"}},
+		"options before a key":       {AuthorizedKeys: []string{`command="sh" ssh-rsa AAAA`}},
+		"line break in a host":       {Hosts: []string{"10.0.0.1 a\n10.0.0.2 b"}},
+		"section in a server":        {NTP: []string{"x\n[Time]"}},
+		"name server":                {DNS: []string{"10.0.0.1 10.0.0.2"}},
+		"interface by name":          {Interfaces: []api.Interface{{MAC: "eth0"}}},
+		"address without length":     {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.0.0.1"}}}},
+		"gateway with line break":    {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Gateway: "10.0.0.1\nDHCP=yes"}}},
+		"address twice":              {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.0.0.1/24"}}, {MAC: "52:54:00:00:00:02", Addresses: []string{"10.0.0.1/16"}}}},
+		"pods in the host's network": {Kubernetes: &api.Kubernetes{}, Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.244.3.1/24"}}}},
+		"tiny MTU":                   {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", MTU: 20}}},
+		"host name":                  {Hostname: "a b"},
 	} {
 		if err := Validate(&c); !api.Invalid.In(err) {
 			t.Errorf("%s: %v", name, err)

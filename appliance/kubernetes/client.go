@@ -88,7 +88,7 @@ func (r *remote) begin(ctx context.Context, method, path, kind string, body []by
 	if answer.StatusCode == http.StatusNotFound {
 		return nil, fmt.Errorf("cannot find %s in Kubernetes: %w", path, errAbsent)
 	}
-	return nil, fmt.Errorf("Kubernetes refuses %s %s: %d %s", method, path, answer.StatusCode, status.Message)
+	return nil, fmt.Errorf("cannot %s %s in Kubernetes: %d %s", method, path, answer.StatusCode, status.Message)
 }
 
 // ready asks whether the API server can serve.

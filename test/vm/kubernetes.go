@@ -95,7 +95,7 @@ func hasKubernetes(h *api.Host) error {
 		return errors.New("it says nothing of Kubernetes")
 	}
 	if c.State != api.Ready {
-		return fmt.Errorf("Kubernetes is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
+		return fmt.Errorf("its Kubernetes is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
 	}
 	return serving(h)
 }
@@ -114,7 +114,7 @@ func (j *Journey) measureKubernetes(ctx context.Context) error {
 	took := h.Component("kubernetes").Since.Sub(time.UnixMilli(int64(begin)))
 	j.note("  roostd start to the cluster's name server ready", took.Round(100*time.Millisecond).String())
 	if took > 2*firstPodLimit {
-		return fmt.Errorf("Kubernetes was ready after %s, want at most %s on an idle computer", took, firstPodLimit)
+		return fmt.Errorf("cannot be content: Kubernetes was ready after %s, want at most %s on an idle computer", took, firstPodLimit)
 	}
 	const memory = `for p in /proc/[0-9]*; do sed -n 's/^Pss: *\([0-9]*\).*/\1/p' $p/smaps_rollup 2>/dev/null || true; done | awk '{t += $1} END {print int(t/1000)}'`
 	used, err := j.number(ctx, memory)
