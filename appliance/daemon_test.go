@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"roost/appliance/api"
@@ -199,9 +200,6 @@ func TestInstallFiles(t *testing.T) {
 
 func TestPinsRefuseAnotherSite(t *testing.T) {
 	d := &Discovery{Boot: &linux.Boot{}, Now: time.Now, Console: func(string) {}, Log: slog.New(slog.DiscardHandler)}
-	if _, err := d.greet(); err == nil {
-		t.Error("a machine without a site greets one")
-	}
 	site := images.DigestOf([]byte("root"))
 	d.Boot.Site = &struct {
 		Name          string        `json:"name"`
@@ -223,6 +221,24 @@ func TestPinsRefuseAnotherSite(t *testing.T) {
 	if _, err := d.greet(); err == nil {
 		t.Error("a broken fingerprint is accepted")
 	}
+}
+
+func TestNoSiteRestartsLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said []string
+		var restarted time.Time
+		began := time.Now()
+		d := &Discovery{
+			Boot: &linux.Boot{Origin: "iso"}, Now: time.Now, Console: func(line string) { said = append(said, line) }, Log: slog.New(slog.DiscardHandler),
+			Reboot: func(context.Context) error { restarted = time.Now(); return nil },
+		}
+		if err := d.Run(t.Context()); err != nil || restarted.Sub(began) != restartPause {
+			t.Errorf("restarted after %s, %v", restarted.Sub(began), err)
+		}
+		if len(said) != 2 || !strings.Contains(said[0], "no boot server of a site answered") {
+			t.Errorf("the console says %q", said)
+		}
+	})
 }
 
 func TestBootInterface(t *testing.T) {

@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -48,6 +47,9 @@ func (d *Discovery) Run(ctx context.Context) error {
 	if d.Expect == nil {
 		d.Expect = func(time.Duration) {}
 	}
+	if d.Boot.Site == nil || d.Boot.Site.Controller == "" {
+		return d.restartLater(ctx)
+	}
 	key, err := d.greet()
 	if err != nil {
 		return err
@@ -71,6 +73,19 @@ func (d *Discovery) Run(ctx context.Context) error {
 	}
 }
 
+// restartLater is what is left to a machine that has heard of no site: the initrd asks for one, at every start.
+func (d *Discovery) restartLater(ctx context.Context) error {
+	d.Console("roost: no boot server of a site answered on any network of this machine")
+	d.Console(fmt.Sprintf("roost: connect it to the network of a site; it restarts in %s to ask again", restartPause))
+	d.Expect(restartPause + roundLimit)
+	if !rest(ctx, restartPause) {
+		return ctx.Err()
+	}
+	return d.Reboot(ctx)
+}
+
+const restartPause = 5 * time.Minute
+
 func rest(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -84,9 +99,6 @@ func rest(ctx context.Context, d time.Duration) bool {
 
 // greet makes the machine's key and shows what an operator compares.
 func (d *Discovery) greet() (*trust.Key, error) {
-	if d.Boot.Site == nil || d.Boot.Site.Controller == "" {
-		return nil, errors.New("cannot look for a site: the boot server named none")
-	}
 	pin := d.Boot.Site.CAFingerprint
 	if _, err := images.ParseDigest(string(pin)); err != nil {
 		return nil, fmt.Errorf("cannot trust site %s: %w", d.Boot.Site.Name, err)

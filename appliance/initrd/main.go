@@ -67,17 +67,25 @@ func (m *machine) boot() error {
 }
 
 // findRoot fills m.root. A machine that the firmware started from a disk uses that disk and nothing else; any other
-// machine asks the network.
+// machine asks the network, for its site alone where a disc holds the image.
 func (m *machine) findRoot() error {
 	partition, err := loaderPartition()
 	switch {
 	case err == nil:
 		return m.findRootOnDisk(partition)
 	case errors.Is(err, os.ErrNotExist):
-		if found, err := m.findRootOnOptical(); found || err != nil {
+		found, err := m.findRootOnOptical()
+		switch {
+		case err != nil:
 			return err
+		case !found:
+			return m.fetchRoot()
 		}
-		return m.fetchRoot()
+		// The image is here already, so a network without a site is no failure.
+		if _, _, err := m.askSite(); err != nil {
+			m.con.warn("cannot learn of a site: %v", err)
+		}
+		return nil
 	}
 	return err
 }

@@ -45,17 +45,11 @@ func (m *machine) fetchRoot() error {
 }
 
 func (m *machine) fetchRootOnce() error {
-	l, err := m.acquireLease()
+	l, f, err := m.askSite()
 	if err != nil {
 		return err
 	}
-	if err := l.configure(); err != nil {
-		return err
-	}
-	m.con.step("%s has %s, boot server %s", l.nic, l.address.String(), l.base)
-	m.record.fromLease(l)
-	f := &fetcher{client: newHTTPClient(), con: m.con, pause: time.Sleep}
-	m.record.Site = f.site(l.base)
+	m.record.Origin = "network"
 	data, err := f.image(l.base+"/root/"+m.args.rootHash+".erofs.zst", "/run/roost/root.erofs")
 	if err != nil {
 		return err
@@ -69,6 +63,22 @@ func (m *machine) fetchRootOnce() error {
 	}
 	m.root.verity, err = attachLoop(verity)
 	return err
+}
+
+// askSite takes an address from a DHCP server that knows Roost, and asks the boot server that it names for its site.
+func (m *machine) askSite() (*lease, *fetcher, error) {
+	l, err := m.acquireLease()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := l.configure(); err != nil {
+		return nil, nil, err
+	}
+	m.con.step("%s has %s, boot server %s", l.nic, l.address.String(), l.base)
+	m.record.fromLease(l)
+	f := &fetcher{client: newHTTPClient(), con: m.con, pause: time.Sleep}
+	m.record.Site = f.site(l.base)
+	return l, f, nil
 }
 
 func newHTTPClient() *http.Client {

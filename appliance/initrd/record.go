@@ -24,7 +24,6 @@ type bootRecord struct {
 }
 
 func (r *bootRecord) fromLease(l *lease) {
-	r.Origin = "network"
 	r.Interface, r.MAC = l.nic, l.mac.String()
 	r.Address, r.BootServer = l.address.String(), l.base
 	if l.gateway != nil {

@@ -64,6 +64,7 @@ func (j *Journey) phases() []phase {
 	list := []phase{
 		{"build release 1 and its disk and ISO images", j.build},
 		{"make the site and the lab", j.makeSite},
+		{"boot the disk and the ISO image", j.bootMedia},
 		{"discover and install the first controller by network boot", j.installController},
 		{"discover the worker", j.discoverWorker},
 		{"approve and install the worker", j.installWorker},

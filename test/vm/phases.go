@@ -8,9 +8,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"roost/appliance/api"
 	"roost/images"
@@ -96,6 +99,33 @@ func (j *Journey) makeSite(ctx context.Context) error {
 func (j *Journey) initSite(ctx context.Context) error {
 	return j.roost(ctx, "site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
 		"--pxe", "dhcp", "--range", addressRange)
+}
+
+// bootMedia boots the disk image and the ISO image, side by side, on machines without a network. Neither belongs to a
+// site, and each says what it needs next.
+func (j *Journey) bootMedia(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for spec, says := range map[*lab.Spec]*regexp.Regexp{
+		{Name: "disk", Image: j.path("edge.disk")}:         regexp.MustCompile(`roost: this disk holds no identity`),
+		{Name: "iso", CDROM: j.path("edge.iso"), Disk: -1}: regexp.MustCompile(`roost: no boot server of a site answered`),
+	} {
+		group.Go(func() error {
+			start := time.Now()
+			m, err := j.lab.Add(*spec)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(m.SetCable(false), m.PowerOn(ctx)); err != nil {
+				return err
+			}
+			if _, err := awaitConsole(ctx, m, says); err != nil {
+				return fmt.Errorf("%s image: %w", spec.Name, err)
+			}
+			fmt.Fprintf(j.Out, "      the %s image is up after %s\n", spec.Name, since(start))
+			return m.Remove()
+		})
+	}
+	return group.Wait()
 }
 
 // startSeed serves the first release to the one machine that the site file names.
