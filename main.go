@@ -511,6 +511,9 @@ func usageTable(usage []archive.Usage) command.Table {
 	return t
 }
 
+// cacheBound is how many bytes of files a build leaves in the cache, the most recently used.
+const cacheBound = 20e9
+
 func buildCommand() *cobra.Command {
 	var flags workshopFlags
 	var order builder.Order
@@ -518,7 +521,8 @@ func buildCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "build RECIPE", Short: "Build a recipe into a signed release and publish it", Args: command.Exact(1),
 		Long: "Build a recipe into a signed release, from its lock, and publish it into a depot: an OCI layout directory, an archive\n" +
-			"or a registry. Packages come from the cache or the mirror; nothing is resolved and nothing of this computer goes in.",
+			"or a registry. Packages come from the cache or the mirror; nothing is resolved and nothing of this computer goes in.\n" +
+			"The cache keeps the 20 GB that were used last.",
 	}
 	flags.add(c)
 	format := command.OutputFlag(c)
@@ -546,6 +550,10 @@ func buildCommand() *cobra.Command {
 		order.Recipe = args[0]
 		built, err := w.Build(c.Context(), order)
 		if err != nil {
+			return err
+		}
+		// A cache that is in use elsewhere is left to the next build.
+		if _, err := w.Cache.Prune(archive.Prune{MaxBytes: cacheBound}, time.Now()); err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
 			return err
 		}
 		r := built.Release
