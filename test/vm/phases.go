@@ -329,7 +329,13 @@ func (j *Journey) requestedRollback(ctx context.Context) error {
 	if err := j.roost(ctx, "host", "rollback", "worker-0"); err != nil {
 		return err
 	}
-	if _, err := j.awaitHost(ctx, 10*time.Minute, "worker-0", j.runs("1")); err != nil {
+	back := func(h *api.Host) error {
+		if !h.Software.Refuses(images.Digest(j.releases["2"])) {
+			return errors.New("it does not refuse release 2 yet")
+		}
+		return j.runs("1")(h)
+	}
+	if _, err := j.awaitHost(ctx, 10*time.Minute, "worker-0", back); err != nil {
 		return err
 	}
 	if err := j.roost(ctx, "host", "list"); err != nil {
