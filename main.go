@@ -30,6 +30,7 @@ import (
 	"roost/builder"
 	"roost/builder/archive"
 	"roost/builder/lock"
+	"roost/builder/pack"
 	"roost/builder/tree"
 	"roost/images"
 	"roost/images/depot"
@@ -511,7 +512,7 @@ func usageTable(usage []archive.Usage) command.Table {
 	return t
 }
 
-// cacheBound is how many bytes of files a build leaves in the cache, the most recently used.
+// cacheBound is how many bytes of images a build leaves in the cache, those used last. Packages stay: they may not be had again.
 const cacheBound = 20e9
 
 func buildCommand() *cobra.Command {
@@ -522,7 +523,7 @@ func buildCommand() *cobra.Command {
 		Use: "build RECIPE", Short: "Build a recipe into a signed release and publish it", Args: command.Exact(1),
 		Long: "Build a recipe into a signed release, from its lock, and publish it into a depot: an OCI layout directory, an archive\n" +
 			"or a registry. Packages come from the cache or the mirror; nothing is resolved and nothing of this computer goes in.\n" +
-			"The cache keeps the 20 GB that were used last.",
+			"Of images, the cache keeps the 20 GB that were used last.",
 	}
 	flags.add(c)
 	format := command.OutputFlag(c)
@@ -553,7 +554,7 @@ func buildCommand() *cobra.Command {
 			return err
 		}
 		// A cache that is in use elsewhere is left to the next build.
-		if _, err := w.Cache.Prune(archive.Prune{MaxBytes: cacheBound}, time.Now()); err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+		if _, err := w.Cache.Prune(archive.Prune{MaxBytes: cacheBound, Section: pack.Section}, time.Now()); err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
 			return err
 		}
 		r := built.Release

@@ -140,6 +140,7 @@ func TestCachePrune(t *testing.T) {
 		{"size", Prune{MaxBytes: 3 * 4096}, "b c new"},
 		{"size and age", Prune{UnusedFor: 6 * day, MaxBytes: 2 * 4096}, "c new"},
 		{"everything", Prune{MaxBytes: -1}, ""},
+		{"one section", Prune{MaxBytes: -1, Section: SectionPartial}, "a b c"},
 		{"dry run", Prune{MaxBytes: -1, DryRun: true}, "a b c new old"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -97,6 +97,7 @@ func (c *Cache) files() ([]cached, error) {
 type Prune struct {
 	UnusedFor time.Duration // remove what was not used for so long; zero: no limit of age
 	MaxBytes  int64         // then remove the least recently used until the rest fits; negative: everything; zero: no limit of size
+	Section   string        // look at this section only; empty: at all
 	DryRun    bool
 }
 
@@ -156,6 +157,9 @@ func (p Prune) choose(files []cached, now time.Time) []cached {
 	var chosen, rest []cached
 	var total int64
 	for _, f := range files {
+		if p.Section != "" && f.section != p.Section {
+			continue
+		}
 		age := now.Sub(f.used)
 		if (p.UnusedFor > 0 && age > p.UnusedFor) || (f.section == SectionPartial && age > leftoverAge) {
 			chosen = append(chosen, f)

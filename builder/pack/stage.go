@@ -20,8 +20,8 @@ import (
 	"roost/images"
 )
 
-// section is the part of the cache that holds artefacts.
-const section = "artifacts"
+// Section of the cache that holds what packing made.
+const Section = "artifacts"
 
 // stages runs the steps of packing, or finds their results.
 type stages struct {
@@ -50,7 +50,7 @@ func (s stages) run(ctx context.Context, name, key string, make func(put put) (n
 	r := record{Files: map[string]images.Part{}}
 	note, err := make(func(output string, write func(w io.Writer) error) error {
 		counter := newCounter()
-		if err := s.cache.PutEntry(section, key+"."+output, func(w io.Writer) error {
+		if err := s.cache.PutEntry(Section, key+"."+output, func(w io.Writer) error {
 			b := bufio.NewWriterSize(io.MultiWriter(w, counter), 1<<20)
 			return errors.Join(write(b), b.Flush())
 		}); err != nil {
@@ -67,7 +67,7 @@ func (s stages) run(ctx context.Context, name, key string, make func(put put) (n
 	if err != nil {
 		return nil, "", err
 	}
-	if err := s.cache.PutEntry(section, key+".json", func(w io.Writer) error { _, err := w.Write(text); return err }); err != nil {
+	if err := s.cache.PutEntry(Section, key+".json", func(w io.Writer) error { _, err := w.Write(text); return err }); err != nil {
 		return nil, "", err
 	}
 	s.log.Info("packed", "step", name, "took", time.Since(started).Round(time.Millisecond))
@@ -76,7 +76,7 @@ func (s stages) run(ctx context.Context, name, key string, make func(put put) (n
 
 // find looks a step's outputs up. All must be there, as long as they were made; else it is fs.ErrNotExist.
 func (s stages) find(key string) (map[string]File, string, error) {
-	at, err := s.cache.Entry(section, key+".json")
+	at, err := s.cache.Entry(Section, key+".json")
 	if err != nil {
 		return nil, "", err
 	}
@@ -90,7 +90,7 @@ func (s stages) find(key string) (map[string]File, string, error) {
 	}
 	files := map[string]File{}
 	for output, part := range r.Files {
-		path, err := s.cache.Entry(section, key+"."+output)
+		path, err := s.cache.Entry(Section, key+"."+output)
 		if err != nil {
 			return nil, "", err
 		}
