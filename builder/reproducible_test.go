@@ -178,8 +178,8 @@ func TestReproducible(t *testing.T) {
 			t.Errorf("%s differs: %s, then %s", name, want[name], got[name])
 		}
 	}
-	if len(want) != 11 || len(got) != len(want) {
-		t.Errorf("%d things were compared with %d, want 11", len(want), len(got))
+	if len(want) != 12 || len(got) != len(want) {
+		t.Errorf("%d things were compared with %d, want 12", len(want), len(got))
 	}
 
 	inspect(t, first)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -78,6 +79,12 @@ func (a *attendance) openHTTP(group *errgroup.Group) error {
 	})
 	group.Go(func() error {
 		<-a.ctx.Done()
+		// What is about to end may end and be reported; the rest is cut, and resumed by the machine.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), time.Second)
+		defer cancel()
+		if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
 		return server.Close()
 	})
 	return nil
@@ -197,7 +204,10 @@ func (a *attendance) send(w http.ResponseWriter, r *http.Request, c Client, offe
 	}
 	e.Time, e.Bytes, e.Took = time.Time{}, counted.sent, time.Since(begun)
 	log := a.config.Log.With("interface", a.iface.Name, "peer", r.RemoteAddr, "file", r.URL.Path, "bytes", e.Bytes, "took", e.Took)
-	if err := counted.failed; err != nil || errors.Is(r.Context().Err(), context.Canceled) {
+	// A machine may hang up as soon as it has the last byte.
+	length, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+	whole := err == nil && counted.sent == length
+	if err := counted.failed; err != nil || !whole && errors.Is(r.Context().Err(), context.Canceled) {
 		e.Kind, e.Reason = HTTPFailed, fmt.Sprint(errors.Join(err, r.Context().Err()))
 		log.Warn("HTTP transfer failed", "error", e.Reason)
 	} else {

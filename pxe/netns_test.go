@@ -220,7 +220,7 @@ func (w *wire) plug() {
 // ask asks for an address from the client's namespace and returns the answers, a line each.
 func (w *wire) ask(class string) string {
 	w.t.Helper()
-	out, err := w.askFor(errand{Ask: class, AskWait: 600 * time.Millisecond})
+	out, err := w.askFor(errand{Ask: class, AskWait: 1500 * time.Millisecond})
 	if err != nil {
 		w.t.Fatalf("ask: %v\n%s", err, out)
 	}
