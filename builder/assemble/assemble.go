@@ -82,7 +82,7 @@ func (a *assembly) workers() int {
 }
 
 // finishVersion is part of the key of every finished tree; it changes when edits or the seal do.
-const finishVersion = "finish 2"
+const finishVersion = "finish 3"
 
 // Tree assembles. When nothing changed since an earlier call, the answer comes from the store.
 func Tree(ctx context.Context, c Config) (Result, error) {

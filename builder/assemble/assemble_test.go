@@ -246,7 +246,7 @@ func TestBadEdits(t *testing.T) {
 // TestComponentEdits has what a component brings besides packages: commands of one program, files for the machine to write,
 // and state.
 func TestComponentEdits(t *testing.T) {
-	b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{folder("./var/lib/tool/", 0o755, 0, 0), folder("./usr/share/seed/", 0o755, 0, 0),
+	b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{folder("./var/lib/tool/", 0o755, 0, 0), folder("./var/lib/tool/made/", 0o755, 0, 0), folder("./usr/share/seed/", 0o755, 0, 0),
 		folder("./var/lib/dashboard/", 0o755, 0, 0), text("./var/lib/dashboard/static/a.css", "css"), text("./usr/share/tool.py", "import a\nimport b\n"), text("./usr/share/__pycache__/tool.cpython-313.pyc", "a"), text("./usr/share/__pycache__/tools.cpython-313.pyc", "b")}})
 	program := filepath.Join(t.TempDir(), "tool")
 	if err := os.WriteFile(program, []byte("tool"), 0o755); err != nil {

@@ -209,12 +209,19 @@ func (a *assembly) sealVar(d *tree.Draft) error {
 	if err != nil {
 		return err
 	}
+	declared := make([]string, 0, len(a.Recipe.State))
+	for _, s := range a.Recipe.State {
+		declared = append(declared, s.Path)
+	}
 	var b strings.Builder
 	b.WriteString("# Directories that packages expect in /var. Made by the image builder.\n")
 	var dropped []string
 	for _, p := range d.Paths() {
 		e, _ := d.Lookup(p)
 		if !strings.HasPrefix(p, "/var/") || have[p] || below(p, noState) {
+			continue
+		}
+		if below(p, declared) { // what a component finds in its state is what it put there, not what a script made at build time
 			continue
 		}
 		switch e.Type {
