@@ -52,6 +52,9 @@ func (j *Journey) stopRecording(ctx context.Context) error {
 // powerCuts judges the disks that a power cut could have left at any moment of the recording, and boots a sample of them:
 // each must come up, on the version that the model foretells.
 func (j *Journey) powerCuts(ctx context.Context) error {
+	if err := j.noteMemory(ctx); err != nil {
+		return err
+	}
 	for _, m := range []*lab.Machine{j.worker, j.controller} {
 		if err := m.PowerOff(); err != nil { // they are not needed any more
 			return err
