@@ -6,18 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync"
-	"time"
 
 	"roost/appliance/api"
 	"roost/appliance/client"
 	"roost/appliance/kubernetes"
 	"roost/appliance/service"
-	"roost/appliance/store"
 	"roost/appliance/trust"
 	"roost/images"
 	"roost/images/durable"
@@ -29,38 +24,62 @@ const statusFile = "run/roost/components.json"
 // authorities are what the site knows of each component that this release can run.
 func authorities() []service.Authority { return []service.Authority{kubernetes.Authority{}} }
 
-// components puts together what brings up the components of this host. control is nil where no control plane runs.
-func (d *daemon) components(id *trust.Identity, site *client.Client, control *Control) (*service.Agent, *kubernetes.Enforcer, error) {
+// makers make each component of a host.
+func makers() []maker { return []maker{makeKubernetes} }
+
+// maker makes one component for a host, and what else of it must run as long as the host does, if anything.
+type maker func(*place) (service.Component, func(context.Context) error, error)
+
+// place is where a component is to be brought up.
+type place struct {
+	*daemon
+	assignment *api.Assignment
+	site       *client.Client
+	control    *Control           // nil where no control plane runs
+	image      []images.Component // of the running release
+}
+
+// keys opens the directory of what a component has of its own on this host.
+func (p *place) keys(component string) (*durable.Dir, error) {
+	return durable.Open(filepath.Join(p.root, stateDir, component), 0o600)
+}
+
+// join asks the site for what this host needs of a component.
+func (p *place) join(component string) func(context.Context, api.Join) (*api.Material, error) {
+	return func(ctx context.Context, join api.Join) (*api.Material, error) {
+		return p.site.Join(ctx, component, join)
+	}
+}
+
+// components puts together what brings up the components of this host, and what else of them runs. control is nil where no
+// control plane runs.
+func (d *daemon) components(id *trust.Identity, site *client.Client, control *Control) (*service.Agent, []func(context.Context) error, error) {
 	image, err := readComponents(d.root)
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := durable.Open(filepath.Join(d.root, "var/lib/roost/kubernetes"), 0o600)
-	if err != nil {
-		return nil, nil, err
-	}
-	enforcer := &kubernetes.Enforcer{Firewall: d.machine, Log: d.log}
-	a := id.Assignment
-	host := &kubernetes.Host{
-		Root: d.root, Machine: d.machine, Keys: keys, Enforcer: enforcer, Node: a.Name, Control: a.Personality.Controls(), Controllers: a.Controllers,
-		Image: image, Now: time.Now,
-		Join: func(ctx context.Context, join api.Join) (*api.Material, error) {
-			return site.Join(ctx, "kubernetes", join)
-		},
-	}
-	if control != nil {
-		host.Store = control.kubernetes
-	}
-	agent := &service.Agent{Components: []service.Component{host}, Log: d.log}
+	agent := &service.Agent{Log: d.log}
 	for _, c := range image {
 		agent.Image = append(agent.Image, c.Name)
+	}
+	var loops []func(context.Context) error
+	at := &place{daemon: d, assignment: id.Assignment, site: site, control: control, image: image}
+	for _, make := range makers() {
+		component, run, err := make(at)
+		if err != nil {
+			return nil, nil, err
+		}
+		agent.Components = append(agent.Components, component)
+		if run != nil {
+			loops = append(loops, run)
+		}
 	}
 	config, err := readConfig(filepath.Join(d.root, stateDir, configFile))
 	if err != nil {
 		return nil, nil, err
 	}
 	agent.Configure(config)
-	return agent, enforcer, nil
+	return agent, loops, nil
 }
 
 // readComponents reads what the running release is made of.
@@ -113,59 +132,4 @@ func readStatus(root, name string) error {
 		}
 	}
 	return nil
-}
-
-// kubernetesDoor opens the site's store to the control plane of Kubernetes on this controller.
-type kubernetesDoor struct {
-	control *Control
-
-	mu   sync.Mutex // guards open
-	open bool
-}
-
-// opening is a door on its way to the loop that serves it.
-type opening struct {
-	listener net.Listener
-	door     store.Door
-}
-
-// Opened returns nil when the door is open.
-func (k *kubernetesDoor) Opened() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !k.open {
-		return errors.New("the site's store is not open to Kubernetes yet")
-	}
-	return nil
-}
-
-// Open opens the door for as long as the control plane runs.
-func (k *kubernetesDoor) Open(ctx context.Context) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.open {
-		return nil
-	}
-	secrets, err := k.control.service.Secrets(ctx, "kubernetes")
-	if err != nil {
-		return err
-	}
-	tls, err := kubernetes.Door(secrets, time.Now())
-	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(kubernetes.StorePort)))
-	if err != nil {
-		return fmt.Errorf("cannot open the store to Kubernetes: %w", err)
-	}
-	// The API server watches where compactions are noted, though it makes none.
-	door := store.Door{Prefix: kubernetes.StorePrefix, Extra: []string{"compact_rev_key"}, TLS: tls}
-	select {
-	case k.control.doors <- opening{listener, door}:
-		k.open = true
-		return nil
-	case <-ctx.Done():
-		listener.Close()
-		return ctx.Err()
-	}
 }

@@ -189,7 +189,7 @@ func (d *daemon) runHost(ctx context.Context, id *trust.Identity, node *Node, p 
 			return err
 		}
 	}
-	agent, enforcer, err := d.components(id, p.site, control)
+	agent, loops, err := d.components(id, p.site, control)
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,9 @@ func (d *daemon) runHost(ctx context.Context, id *trust.Identity, node *Node, p 
 	group.Go(func() error { return node.Run(ctx) })
 	group.Go(func() error { return p.engine.Run(ctx) })
 	group.Go(func() error { return agent.Run(ctx) })
-	group.Go(func() error { return enforcer.Run(ctx) })
+	for _, loop := range loops {
+		group.Go(func() error { return loop(ctx) })
+	}
 	status := fmt.Sprintf("%s of site %s", id.Assignment.Name, id.Assignment.Site)
 	d.ready(status)
 	d.machine.Console("roost: " + status + " runs " + d.version())

@@ -24,8 +24,20 @@ type Component struct {
 	Since  time.Time `json:"since,omitzero"`   // of the state
 }
 
-// Kubernetes is the wish that a host runs Kubernetes: controllers its control plane too, every host pods. All hosts of a
-// site have the same.
+// Components is which components a configuration wants. All hosts of a site have the same.
+type Components struct {
+	Kubernetes *Kubernetes `json:"kubernetes,omitempty"` // nil: the host runs none
+}
+
+// Validate checks every wish, on a host with these interfaces.
+func (c *Components) Validate(interfaces []Interface) error {
+	if c.Kubernetes != nil {
+		return c.Kubernetes.Validate(interfaces)
+	}
+	return nil
+}
+
+// Kubernetes is the wish that a host runs Kubernetes: controllers its control plane too, every host pods.
 type Kubernetes struct {
 	Pods     string `json:"pods,omitempty"`     // network of the pods, each node gets a /24 of it; 10.244.0.0/16 when empty
 	Services string `json:"services,omitempty"` // network of the services; 10.96.0.0/16 when empty

@@ -36,7 +36,7 @@ type Config struct {
 	PXE            string      `json:"pxe,omitempty"`            // there: dhcp, proxy, or off
 	Range          string      `json:"range,omitempty"`          // addresses handed out when PXE is dhcp: first-last
 
-	Kubernetes *Kubernetes `json:"kubernetes,omitempty"` // nil: the host runs none
+	Components
 }
 
 // Interface is the wanted state of one network interface.

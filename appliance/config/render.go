@@ -44,10 +44,8 @@ func Validate(c *api.Config) error {
 			taken[address] = i.MAC
 		}
 	}
-	if c.Kubernetes != nil {
-		if err := c.Kubernetes.Validate(c.Interfaces); err != nil {
-			return err
-		}
+	if err := c.Components.Validate(c.Interfaces); err != nil {
+		return err
 	}
 	for _, server := range c.DNS {
 		if _, err := netip.ParseAddr(server); err != nil {

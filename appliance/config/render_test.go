@@ -53,7 +53,7 @@ func TestValidate(t *testing.T) {
 		"address without length":     {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.0.0.1"}}}},
 		"gateway with line break":    {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Gateway: "10.0.0.1\nDHCP=yes"}}},
 		"address twice":              {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.0.0.1/24"}}, {MAC: "52:54:00:00:00:02", Addresses: []string{"10.0.0.1/16"}}}},
-		"pods in the host's network": {Kubernetes: &api.Kubernetes{}, Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.244.3.1/24"}}}},
+		"pods in the host's network": {Components: api.Components{Kubernetes: &api.Kubernetes{}}, Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.244.3.1/24"}}}},
 		"tiny MTU":                   {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", MTU: 20}}},
 		"host name":                  {Hostname: "a b"},
 	} {

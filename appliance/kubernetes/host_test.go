@@ -301,7 +301,9 @@ func follow(t *testing.T, h *Host) {
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func wanted() *api.Config { return &api.Config{Kubernetes: &api.Kubernetes{}} }
+func wanted() *api.Config {
+	return &api.Config{Components: api.Components{Kubernetes: &api.Kubernetes{}}}
+}
 
 // TestBringUp brings all of it up from nothing, leaves it alone while nothing changes, mends what breaks, and takes it away.
 func TestBringUp(t *testing.T) {

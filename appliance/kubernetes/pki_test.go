@@ -37,7 +37,7 @@ func found(t *testing.T) service.Secrets {
 func asker(personality api.Personality) service.Asker {
 	return service.Asker{
 		Site: testSite(), Host: &api.Host{ID: "h1", Name: "one", Personality: personality, Addresses: []string{"10.77.0.2", "fe80::1"}},
-		Config: &api.Config{Kubernetes: &api.Kubernetes{}, Interfaces: []api.Interface{{Addresses: []string{"192.0.2.7/24"}}}},
+		Config: &api.Config{Components: api.Components{Kubernetes: &api.Kubernetes{}}, Interfaces: []api.Interface{{Addresses: []string{"192.0.2.7/24"}}}},
 	}
 }
 

@@ -144,13 +144,12 @@ func (s *schemaSet) structure(t reflect.Type) object {
 func (s *schemaSet) properties(t reflect.Type) object {
 	properties := object{}
 	var required []string
-	for i := range t.NumField() {
-		tag := t.Field(i).Tag.Get("json")
-		name, options, _ := strings.Cut(tag, ",")
+	for _, field := range reflect.VisibleFields(t) { // those of embedded structures among them
+		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if name == "" || name == "-" {
 			continue
 		}
-		properties[name] = s.of(t.Field(i).Type)
+		properties[name] = s.of(field.Type)
 		if options == "" {
 			required = append(required, name)
 		}

@@ -25,7 +25,7 @@ func TestRun(t *testing.T) {
 		if err := a.Ready("fake"); err != nil {
 			t.Errorf("without a configuration nothing is wanted, but %v", err)
 		}
-		a.Configure(&api.Config{Kubernetes: &api.Kubernetes{}})
+		a.Configure(&api.Config{Components: api.Components{Kubernetes: &api.Kubernetes{}}})
 		synctest.Wait()
 		if err := a.Ready("fake"); err != nil {
 			t.Error(err)
@@ -61,7 +61,7 @@ func TestBreakOff(t *testing.T) {
 		m := &machine{facts: map[string]bool{}, broken: map[string]string{}, slow: map[string]time.Duration{"one": -1}}
 		f := &fake{machine: m, names: []string{"one"}}
 		a := &Agent{Components: []Component{f}, Image: []string{"fake"}}
-		a.Configure(&api.Config{Kubernetes: &api.Kubernetes{}})
+		a.Configure(&api.Config{Components: api.Components{Kubernetes: &api.Kubernetes{}}})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- a.Run(ctx) }()

@@ -47,7 +47,7 @@ func TestManager(t *testing.T) {
 	}
 	_, err := s.Update(t.Context(), func(tx *store.Tx) error {
 		store.Sites().Put(tx, &api.Site{Schema: 1, Name: "edge"})
-		for id, config := range map[string]*api.Config{"h1": {Kubernetes: &api.Kubernetes{}}, "h2": {}} {
+		for id, config := range map[string]*api.Config{"h1": {Components: api.Components{Kubernetes: &api.Kubernetes{}}}, "h2": {}} {
 			store.Hosts().Put(tx, &api.Host{Schema: 1, ID: id, Name: id})
 			store.Configs().PutAs(tx, id, config)
 		}
@@ -79,11 +79,12 @@ func TestManager(t *testing.T) {
 		}
 	}
 	s.Close()
+	before := made // what was made for one who was denied is not kept, so this may be more than once
 	s, m = open()
 	defer s.Close()
 	have, err := m.Secrets(t.Context(), "vault")
-	if err != nil || string(have["key"]) != "hush-hush" || made != 1 {
-		t.Errorf("after a restart %q, made %d times, %v", have, made, err)
+	if err != nil || string(have["key"]) != "hush-hush" || made != before {
+		t.Errorf("after a restart %q, made %d times, before it %d, %v", have, made, before, err)
 	}
 	err = s.View(t.Context(), func(tx *store.Tx) error {
 		b, err := json.Marshal(store.Records().List(tx))

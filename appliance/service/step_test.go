@@ -172,7 +172,7 @@ func TestCrash(t *testing.T) {
 					}()
 					f := &fake{machine: m, names: names}
 					a := &Agent{Components: []Component{f}, Image: []string{"fake"}, Now: time.Now, Log: discard()}
-					config := &api.Config{Kubernetes: &api.Kubernetes{}}
+					config := &api.Config{Components: api.Components{Kubernetes: &api.Kubernetes{}}}
 					a.Configure(config)
 					if err := a.Ensure(t.Context(), f, config); err != nil {
 						t.Fatal(err)

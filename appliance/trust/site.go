@@ -99,10 +99,8 @@ func (f *SiteFile) validate() error {
 			return fmt.Errorf("cannot use operator %q: role %q is not admin, operator or reader", o.Name, o.Role)
 		}
 	}
-	if k := f.Config.Kubernetes; k != nil {
-		if err := k.Validate(f.Config.Interfaces); err != nil {
-			return fmt.Errorf("cannot use site file of %s: %w", f.Name, err)
-		}
+	if err := f.Config.Components.Validate(f.Config.Interfaces); err != nil {
+		return fmt.Errorf("cannot use site file of %s: %w", f.Name, err)
 	}
 	s := f.First
 	if s.MAC == "" && s.Serial == "" && s.Fingerprint == "" && !s.Any {
