@@ -33,7 +33,7 @@ type Spec struct {
 	Memory   int64  `json:"memory"`          // bytes; default 2 GiB
 	CPUs     int    `json:"cpus"`            // default 2
 	Disk     int64  `json:"disk"`            // bytes of the (sparse) disk; default 32 GiB; negative means none
-	DiskKind string `json:"diskKind"`        // virtio (default), nvme, sata
+	DiskKind string `json:"diskKind"`        // virtio (default), nvme, sata, usb
 	NIC      string `json:"nic"`             // virtio-net-pci (default), e1000e
 	WriteLog bool   `json:"writeLog"`        // the disk can be recorded, see Machine.Record; virtio only
 	Image    string `json:"image,omitempty"` // raw disk image to start from instead of an empty disk
@@ -122,6 +122,9 @@ func (m *Machine) hull() hull {
 
 // create writes the machine's files; what exists is kept.
 func (m *Machine) create() error {
+	if diskDevices[m.DiskKind] == "" {
+		return fmt.Errorf("cannot create machine %s: no disk is of kind %q", m.Name, m.DiskKind)
+	}
 	if m.WriteLog && (m.Kind == Container || m.DiskKind != "virtio") {
 		return fmt.Errorf("cannot create machine %s: only a virtio disk can be recorded", m.Name)
 	}

@@ -136,18 +136,25 @@ func (m vm) romFile() string {
 	return ",romfile="
 }
 
+// diskDevices are QEMU's devices for the kinds of disks.
+var diskDevices = map[string]string{"virtio": "virtio-blk-pci", "nvme": "nvme", "sata": "ide-hd", "usb": "usb-storage"}
+
 // diskArguments names the nodes that Record rewires: file below raw. A machine that may be recorded differs in three ways.
 // QEMU 7.2's driver garbles its log at a write of zeros that meets another write, so the guest has to write them out. It fails
 // a write of more than 1022 pieces, which QEMU makes of many small ones where it merges them. And a flush does not reach the
 // medium of this computer: else the log would count as flushed what was written while the flush took its time.
 func (m vm) diskArguments() []string {
 	file := "driver=file,filename=" + m.DiskPath() + ",aio=threads,discard=unmap,node-name=file"
-	device := map[string]string{"virtio": "virtio-blk-pci", "nvme": "nvme", "sata": "ide-hd"}[m.DiskKind] + ",drive=raw,serial=" + m.lab.name + "-" + m.Name
+	device := diskDevices[m.DiskKind] + ",drive=raw,serial=" + m.lab.name + "-" + m.Name
 	if m.WriteLog {
 		file += ",cache.no-flush=on"
 		device += ",write-zeroes=off,request-merging=off"
 	}
-	return []string{"-blockdev", file, "-blockdev", "driver=raw,file=file,node-name=raw,discard=unmap", "-device", device}
+	a := []string{"-blockdev", file, "-blockdev", "driver=raw,file=file,node-name=raw,discard=unmap", "-device", device}
+	if m.DiskKind == "usb" {
+		a = append([]string{"-device", "qemu-xhci"}, a...)
+	}
+	return a
 }
 
 // stop takes the power away at once.

@@ -88,10 +88,12 @@ func (j *Journey) makeSite(ctx context.Context) error {
 	}
 	j.lab = l
 	fmt.Fprintf(j.Out, "      machines run under %s\n", l.Accelerator())
-	for name, m := range map[string]**lab.Machine{"m1": &j.controller, "m2": &j.worker} {
-		if *m, err = l.Add(lab.Spec{Name: name, WriteLog: name == "m2" && j.Cuts > 0}); err != nil {
-			return err
-		}
+	// The controller is like a server of today, the worker a virtual machine of a cloud.
+	if j.controller, err = l.Add(lab.Spec{Name: "m1", DiskKind: "nvme", NIC: "e1000e"}); err != nil {
+		return err
+	}
+	if j.worker, err = l.Add(lab.Spec{Name: "m2", WriteLog: j.Cuts > 0}); err != nil {
+		return err
 	}
 	return j.initSite(ctx)
 }
@@ -101,13 +103,14 @@ func (j *Journey) initSite(ctx context.Context) error {
 		"--pxe", "dhcp", "--range", addressRange)
 }
 
-// bootMedia boots the disk image and the ISO image, side by side, on machines without a network. Neither belongs to a
-// site, and each says what it needs next.
+// bootMedia boots the disk image, from SATA and from USB, and the ISO image on machines without a network. None belongs to
+// a site, and each says what it needs next.
 func (j *Journey) bootMedia(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for spec, says := range map[*lab.Spec]*regexp.Regexp{
-		{Name: "disk", Image: j.path("edge.disk")}:         regexp.MustCompile(`roost: this disk holds no identity`),
-		{Name: "iso", CDROM: j.path("edge.iso"), Disk: -1}: regexp.MustCompile(`roost: no boot server of a site answered`),
+		{Name: "sata", Image: j.path("edge.disk"), DiskKind: "sata"}: regexp.MustCompile(`roost: this disk holds no identity`),
+		{Name: "usb", Image: j.path("edge.disk"), DiskKind: "usb"}:   regexp.MustCompile(`roost: this disk holds no identity`),
+		{Name: "iso", CDROM: j.path("edge.iso"), Disk: -1}:           regexp.MustCompile(`roost: no boot server of a site answered`),
 	} {
 		group.Go(func() error {
 			start := time.Now()
@@ -119,9 +122,9 @@ func (j *Journey) bootMedia(ctx context.Context) error {
 				return err
 			}
 			if _, err := awaitConsole(ctx, m, says); err != nil {
-				return fmt.Errorf("%s image: %w", spec.Name, err)
+				return fmt.Errorf("from %s: %w", spec.Name, err)
 			}
-			fmt.Fprintf(j.Out, "      the %s image is up after %s\n", spec.Name, since(start))
+			fmt.Fprintf(j.Out, "      up from %s after %s\n", spec.Name, since(start))
 			return m.Remove()
 		})
 	}
