@@ -1,7 +1,7 @@
 # Targets are few words; logic is in Go. GO, TAGS and the like come from the environment.
 # What needs root keeps its caches in root's home, so that nobody's own end up with files of root.
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E env PATH="$$PATH" HOME=/root GOENV="$$(go env GOENV)",)
-HOST := qemu-system-x86 qemu-utils ovmf systemd-boot-efi erofs-utils cryptsetup-bin sbsigntool gdisk dosfstools mtools efitools e2fsprogs iproute2 dnsmasq-base xorriso xz-utils zstd gpgv dbus openssl
+HOST := qemu-system-x86 qemu-utils ovmf systemd-boot-efi erofs-utils cryptsetup-bin sbsigntool gdisk dosfstools mtools efitools e2fsprogs iproute2 dnsmasq-base xorriso xz-utils zstd gpgv dbus openssl uidmap
 
 .PHONY: run test lint soak bench build host
 

@@ -29,6 +29,7 @@ import (
 	"roost/appliance/trust"
 	"roost/builder"
 	"roost/builder/archive"
+	"roost/builder/assemble"
 	"roost/builder/lock"
 	"roost/builder/pack"
 	"roost/builder/tree"
@@ -523,7 +524,9 @@ func buildCommand() *cobra.Command {
 		Use: "build RECIPE", Short: "Build a recipe into a signed release and publish it", Args: command.Exact(1),
 		Long: "Build a recipe into a signed release, from its lock, and publish it into a depot: an OCI layout directory, an archive\n" +
 			"or a registry. Packages come from the cache or the mirror; nothing is resolved and nothing of this computer goes in.\n" +
-			"Of images, the cache keeps the 20 GB that were used last.",
+			"Of images, the cache keeps the 20 GB that were used last.\n" +
+			"It needs no root: a user builds in a user namespace, with the ids that /etc/subuid and /etc/subgid give (Debian's\n" +
+			"package uidmap).",
 	}
 	flags.add(c)
 	format := command.OutputFlag(c)
@@ -534,6 +537,9 @@ func buildCommand() *cobra.Command {
 		panic(err) // the flag is defined above
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := assemble.BecomeRoot(); err != nil {
+			return err
+		}
 		var err error
 		if order.Keys, err = keys.Open(keysDir); err != nil {
 			return err

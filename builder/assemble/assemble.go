@@ -10,7 +10,7 @@
 // Promises: one configuration gives one tree, wherever and whenever it is assembled; the host is not touched; an error
 // names the package whose script failed and what it said; a cancelled context leaves no process.
 //
-// It needs root, or a user namespace with a range of ids (unshare --map-root-user --map-auto).
+// It needs root, or a user namespace with a range of ids, which BecomeRoot makes.
 //
 // Rejected: computing what scripts do instead of running them. It was measured: the scripts of a bootable system of 138
 // packages take 6 seconds on two processors, less than unpacking it, and the same code configures Ceph, Kubernetes and

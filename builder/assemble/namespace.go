@@ -87,7 +87,7 @@ func explainFull(err error) error {
 // runInNamespace must be called on a locked thread that nothing else will use.
 func (a *assembly) runInNamespace(ctx context.Context, t tree.Tree, scratch string, j job) (tree.Tree, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET); err != nil {
-		return tree.Tree{}, fmt.Errorf("no namespaces (run as root, or in a user namespace: unshare --map-root-user --map-auto): %w", err)
+		return tree.Tree{}, fmt.Errorf("no namespaces (run as root, or in a user namespace, see BecomeRoot): %w", err)
 	}
 	unix.Umask(0o022) // of this thread only, since it has mounts of its own; the caller's must not show in the tree
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
