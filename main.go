@@ -581,10 +581,13 @@ func withRelease(c *cobra.Command, ref, which string, do func(r *depot.Release) 
 	}
 	defer d.Close()
 	r, err := d.Get(c.Context(), which)
-	if err != nil {
-		return err
+	if err == nil {
+		err = do(r)
 	}
-	return do(r)
+	if errors.Is(err, depot.ErrCorrupt) || errors.Is(err, depot.ErrIncomplete) {
+		return fmt.Errorf("%w: the depot is damaged; build the release again into an empty one, or take another copy", err)
+	}
+	return err
 }
 
 func imageCommand() *cobra.Command {

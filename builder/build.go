@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"roost/builder/archive"
 	"roost/builder/assemble"
@@ -272,7 +274,12 @@ func installed(l *lock.Lock, list []assemble.Installed) []pack.Package {
 
 // publish signs the release and puts it into the depot.
 func (w *Workshop) publish(ctx context.Context, o Order, built *Built) error {
-	return w.stage("publish", o.Depot, func() error {
+	return w.stage("publish", o.Depot, func() (err error) {
+		defer func() {
+			if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, depot.ErrNoSpace) {
+				err = fmt.Errorf("%w; free some space there, or name another place with --depot, and build again: what was made is in the cache", err)
+			}
+		}()
 		d, err := depot.Open(ctx, o.Depot, depot.Options{Create: true})
 		if err != nil {
 			return err

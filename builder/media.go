@@ -9,10 +9,13 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"roost/images"
 	"roost/images/depot"
 	"roost/images/disk"
 	"roost/images/disk/media"
+	"roost/images/durable"
 	"roost/images/keys"
 	"roost/images/release"
 	"roost/images/rootfs"
@@ -21,7 +24,7 @@ import (
 )
 
 // WriteDisk makes the file a raw disk of size bytes (0: the least the release needs) that boots the release from slot A.
-// What the file held is lost; after an error there is no file.
+// The file appears whole or not at all: after an error, what it held before is still there.
 func WriteDisk(ctx context.Context, r *depot.Release, path string, size int64) error {
 	needs := r.Document.Needs
 	if size == 0 {
@@ -83,21 +86,51 @@ func loaderOf(ctx context.Context, r *depot.Release) ([]byte, error) {
 	return loader, nil
 }
 
-// writeFile makes the file at path by write. After an error there is no file.
+// writeFile makes the file at path by write, under another name until it is whole and on the disk. That name is always the
+// same, so that what a killed run left is used up by the next.
 func writeFile(path string, write func(f *os.File) error) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("cannot write %s: it is no regular file; name a new file, and copy that to a device with dd", path)
+	}
+	partial := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".partial")
+	f, err := os.OpenFile(partial, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
+		return fmt.Errorf("cannot write %s: %w", path, explainFull(err, path))
 	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
-		return errors.Join(fmt.Errorf("cannot write %s: %w", path, err), os.Remove(path))
+	// The lock is on the file, not on its name: another process may just have finished it and given it its own.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil || !named(f, partial) {
+		return errors.Join(fmt.Errorf("cannot write %s: another process is writing it", path), f.Close())
 	}
-	return nil
+	if err = write(f); err == nil {
+		err = durable.Move(partial, path)
+	}
+	if err != nil {
+		err = errors.Join(fmt.Errorf("cannot write %s: %w", path, explainFull(err, path)), os.Remove(partial))
+	}
+	return errors.Join(err, f.Close()) // gives up the lock
+}
+
+// named tells whether the open file is still the one of that name.
+func named(f *os.File, name string) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(name)
+	return err == nil && os.SameFile(opened, other)
+}
+
+// explainFull adds to a disk-full error what helps.
+func explainFull(err error, path string) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("the disk of %s is full; free some space and run this again: %w", filepath.Dir(path), err)
+	}
+	return err
 }
 
 // Verify checks a release as a machine would before it takes it, and more: the signature against the policy, every part
 // against its digest, the UKI's and the loader's Authenticode signatures against the certificate when one is given, the root
-// hash in the UKI's command line, and every block of the root image against that root hash.
+// hash in the UKI's command line, every block of the root image against that root hash, and that the papers are whole.
 func Verify(ctx context.Context, r *depot.Release, policy release.Policy, cert *x509.Certificate) (*release.Verified, error) {
 	v, err := release.Verify(r.Bundle, policy)
 	if err != nil {
@@ -121,6 +154,9 @@ func Verify(ctx context.Context, r *depot.Release, policy release.Policy, cert *
 	if err := rootfs.Verify(ctx, files[images.KindRoot], files[images.KindVerity], v.Release.RootHash); err != nil {
 		return nil, fmt.Errorf("cannot verify release: %w", err)
 	}
+	if _, err := r.Papers(ctx); err != nil {
+		return nil, fmt.Errorf("cannot verify release: %w", err)
+	}
 	return v, nil
 }
 
@@ -136,6 +172,9 @@ func unpack(ctx context.Context, r *depot.Release, kind images.Kind, dir string)
 		return nil, err
 	}
 	if _, err := io.Copy(f, body); err != nil {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = fmt.Errorf("%s is full; free some space, or name another directory for temporary files in TMPDIR: %w", os.TempDir(), err)
+		}
 		return nil, errors.Join(fmt.Errorf("%s: %w", kind, err), f.Close())
 	}
 	return f, nil

@@ -310,7 +310,7 @@ func (t *transfer) settle(continued bool) (progress bool, err error) {
 		if continued {
 			return true, fmt.Errorf("the continued file is wrong, starting over: %w", other)
 		}
-		return false, &refusal{fmt.Errorf("refusing what the mirror sent: %w", other)}
+		return false, &refusal{fmt.Errorf("refusing what the mirror sent: %w; another mirror may have the right file (--mirror)", other)}
 	}
 	if err != nil {
 		return false, &localError{err}

@@ -106,7 +106,7 @@ func (s *session) release(ctx context.Context, r Request, name string) (Suite, e
 	}
 	suite, err := s.openRelease(r, name, text)
 	if err != nil {
-		return Suite{}, err
+		return Suite{}, fmt.Errorf("%w; nothing of it is used: try another mirror with --mirror, or a newer roost where the archive's keys have changed", err)
 	}
 	if oldErr == nil && suite.Release.Date.Before(old.Release.Date) {
 		s.Log.Warn("mirror serves an older state than before, using what the cache has", "suite", name,

@@ -52,7 +52,10 @@ func (s stages) run(ctx context.Context, name, key string, make func(put put) (n
 		counter := newCounter()
 		if err := s.cache.PutEntry(Section, key+"."+output, func(w io.Writer) error {
 			b := bufio.NewWriterSize(io.MultiWriter(w, counter), 1<<20)
-			return errors.Join(write(b), b.Flush())
+			if err := write(b); err != nil {
+				return err
+			}
+			return b.Flush()
 		}); err != nil {
 			return err
 		}

@@ -142,7 +142,7 @@ func (a *archive) manifest(ctx context.Context, repository, reference string) ([
 func (a *archive) blob(_ context.Context, _ string, d release.Descriptor, offset int64) (io.ReadCloser, error) {
 	s, ok := a.blobs[d.Digest]
 	if !ok {
-		return nil, fmt.Errorf("blob %s is missing: %w", d.Digest, ErrNotFound)
+		return nil, fmt.Errorf("blob %s is missing: %w (%w)", d.Digest, ErrNotFound, ErrIncomplete)
 	}
 	if s.size != d.Size {
 		return nil, fmt.Errorf("blob %s has %d bytes, its descriptor says %d: %w", d.Digest, s.size, d.Size, ErrCorrupt)

@@ -20,13 +20,14 @@ import (
 
 // What a caller may act on.
 var (
-	ErrNotFound = errors.New("not in the depot")
-	ErrCorrupt  = errors.New("content does not match its digest")
-	ErrStalled  = errors.New("the other side stopped sending")
-	ErrDenied   = errors.New("the registry refuses access")
-	ErrReadOnly = errors.New("the depot is read-only")
-	ErrNoSpace  = errors.New("no space left in the depot")
-	ErrExists   = errors.New("another release has this version")
+	ErrNotFound   = errors.New("not in the depot")
+	ErrCorrupt    = errors.New("content does not match its digest")
+	ErrIncomplete = errors.New("the depot is not whole")
+	ErrStalled    = errors.New("the other side stopped sending")
+	ErrDenied     = errors.New("the registry refuses access")
+	ErrReadOnly   = errors.New("the depot is read-only")
+	ErrNoSpace    = errors.New("no space left in the depot")
+	ErrExists     = errors.New("another release has this version")
 )
 
 // Options says how to reach a depot. The zero value is useful.
@@ -180,7 +181,11 @@ func (d *Depot) entry(ctx context.Context, p place) Entry {
 func (d *Depot) Get(ctx context.Context, reference string) (*Release, error) {
 	p, err := d.find(ctx, reference)
 	if err != nil {
-		return nil, fmt.Errorf("cannot find release %q in %s: %w", reference, d, err)
+		what := fmt.Sprintf("release %q", reference)
+		if reference == "" {
+			what = "the newest release"
+		}
+		return nil, fmt.Errorf("cannot find %s in %s: %w", what, d, err)
 	}
 	data, err := d.shelf.manifest(ctx, p.repository, p.tag)
 	if err != nil {
@@ -246,21 +251,31 @@ func (d *Depot) findDigest(ctx context.Context, repository string, digest images
 	return place{}, ErrNotFound
 }
 
-// findNewest finds a version whatever its name, or the newest version, provided that one name only is in question.
+// findNewest finds a version whatever its name, or the newest version, provided that one name only is in question. A release
+// that cannot be read and may be the one is an error: another must not silently take its place.
 func (d *Depot) findNewest(ctx context.Context, version string) (place, error) {
 	entries, err := d.List(ctx)
 	if err != nil {
 		return place{}, err
 	}
 	var newest *Entry
+	var damaged []Entry
 	for i, e := range entries {
-		if e.Err != nil || (version != "" && e.Tag != tagOf(version)) {
-			continue
-		}
-		if newest != nil && newest.Name != e.Name {
+		switch {
+		case version != "" && e.Tag != tagOf(version):
+		case e.Err != nil:
+			damaged = append(damaged, e)
+		case newest != nil && newest.Name != e.Name:
 			return place{}, fmt.Errorf("the depot holds several names (%s, %s): say which as NAME:VERSION", newest.Name, e.Name)
+		default:
+			newest = &entries[i]
 		}
-		newest = &entries[i]
+	}
+	for _, e := range damaged {
+		tagged, err := images.ParseVersion(e.Tag)
+		if newest == nil || err != nil || newest.Repository == e.Repository && newest.Version.Compare(tagged) < 0 {
+			return place{}, fmt.Errorf("%s cannot be read: %w", place{e.Repository, e.Tag}.refName(), e.Err)
+		}
 	}
 	if newest == nil {
 		return place{}, ErrNotFound

@@ -222,7 +222,7 @@ func (l *layout) manifest(_ context.Context, repository, reference string) ([]by
 func (l *layout) blob(_ context.Context, _ string, d release.Descriptor, offset int64) (io.ReadCloser, error) {
 	f, err := os.Open(l.blobPath(d.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("blob %s is missing: %w", d.Digest, ErrNotFound)
+		return nil, fmt.Errorf("blob %s is missing: %w (%w)", d.Digest, ErrNotFound, ErrIncomplete)
 	}
 	if err != nil {
 		return nil, err

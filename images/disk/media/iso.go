@@ -58,7 +58,13 @@ func writeISO(f *os.File, p Parts) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(copySparse(f, at[isoRoot], p.Root), copySparse(f, at[isoVerity], p.Verity), f.Sync())
+	if err := copySparse(f, at[isoRoot], p.Root); err != nil {
+		return fmt.Errorf("cannot fill %s: %w", isoRoot, err)
+	}
+	if err := copySparse(f, at[isoVerity], p.Verity); err != nil {
+		return fmt.Errorf("cannot fill %s: %w", isoVerity, err)
+	}
+	return f.Sync()
 }
 
 // Enrolment is what a machine in Setup Mode takes its Secure Boot keys from.
