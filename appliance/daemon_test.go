@@ -124,7 +124,7 @@ func TestRender(t *testing.T) {
 func TestRenderTemplates(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{
-		"etc/a/name": "I am {{hostname}}", "etc/address": "at {{address}}", "etc/future": "{{colour}}",
+		"etc/a/name": "I am {{hostname}}", "etc/address": "at {{address}}", "etc/name": "iqn:{{id}}", "etc/future": "{{colour}}",
 	} {
 		path := filepath.Join(root, images.TemplatesPath, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o640)); err != nil {
@@ -139,7 +139,7 @@ func TestRenderTemplates(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(root, "etc/a/name")); string(got) != "I am roost" {
 		t.Errorf("wrote %q, %v", got, err)
 	}
-	for _, name := range []string{"/etc/address", "/etc/future"} {
+	for _, name := range []string{"/etc/address", "/etc/name", "/etc/future"} {
 		if _, err := os.Stat(filepath.Join(root, name)); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(said.String(), name) {
 			t.Errorf("%s without its value: %v; said %s", name, err, said.String())
 		}
@@ -155,6 +155,15 @@ func TestRenderTemplates(t *testing.T) {
 	info, err := os.Stat(filepath.Join(root, "etc/address"))
 	if got, _ := os.ReadFile(filepath.Join(root, "etc/address")); err != nil || string(got) != "at 10.0.0.5" || info.Mode().Perm() != 0o640 {
 		t.Errorf("wrote %q, %v, %v", got, info, err)
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(root, identityDir), 0o700), os.WriteFile(filepath.Join(root, identityDir, "host-id"), []byte("6c6f-1\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Render(root, log); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(root, "etc/name")); string(got) != "iqn:6c6f-1" {
+		t.Errorf("with an identity: wrote %q, %v", got, err)
 	}
 }
 

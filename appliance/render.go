@@ -65,6 +65,9 @@ func writeConfig(root string, c *api.Config) error {
 // values this machine does not have yet is left out and said: what needs it will not start, all else does.
 func writeTemplates(root string, c *api.Config, log *slog.Logger) error {
 	values := map[string]string{"hostname": cmp.Or(c.Hostname, "roost")}
+	if b, err := os.ReadFile(filepath.Join(root, identityDir, "host-id")); err == nil {
+		values["id"] = strings.TrimSpace(string(b))
+	}
 	for _, i := range c.Interfaces {
 		if len(i.Addresses) > 0 && values["address"] == "" {
 			values["address"], _, _ = strings.Cut(i.Addresses[0], "/")

@@ -274,11 +274,12 @@ func FuzzDecodeRelease(f *testing.F) {
 }
 
 func TestTemplate(t *testing.T) {
-	values := map[string]string{"hostname": "edge-1", "address": "10.0.0.1"}
+	values := map[string]string{"hostname": "edge-1", "address": "10.0.0.1", "id": "6c6f-1"}
 	for _, test := range []struct{ text, want, fault string }{
 		{text: "", want: ""},
 		{text: "no values }} { {", want: "no values }} { {"},
 		{text: "{{hostname}}:{{address}}\n{{hostname}}", want: "edge-1:10.0.0.1\nedge-1"},
+		{text: "iqn:{{id}}", want: "iqn:6c6f-1"},
 		{text: "{{host}}", fault: "no value"},
 		{text: "{{hostname", fault: "without"},
 		{text: "{{{hostname}}", fault: "no value"},
@@ -317,11 +318,11 @@ func FuzzTemplate(f *testing.F) {
 		if err != nil {
 			return
 		}
-		got, err := template.Expand(map[string]string{"hostname": value, "address": value})
+		got, err := template.Expand(map[string]string{"hostname": value, "address": value, "id": value})
 		if err != nil {
 			return
 		}
-		want := strings.ReplaceAll(strings.ReplaceAll(text, "{{hostname}}", value), "{{address}}", value)
+		want := strings.NewReplacer("{{hostname}}", value, "{{address}}", value, "{{id}}", value).Replace(text)
 		if !strings.Contains(value, "{") && got != want {
 			t.Errorf("%q with %q became %q, want %q", text, value, got, want)
 		}

@@ -16,8 +16,9 @@ type Template []templatePart
 // templatePart is a text, or the name of a value.
 type templatePart struct{ text, name string }
 
-// TemplateNames are the values that a machine can give: its host name and the first address of its configuration.
-func TemplateNames() []string { return []string{"address", "hostname"} }
+// TemplateNames are the values that a machine can give: its host name, the first address of its configuration, and its id,
+// which stays when either changes.
+func TemplateNames() []string { return []string{"address", "hostname", "id"} }
 
 // ParseTemplate reads a template. The error says which name no machine knows.
 func ParseTemplate(s string) (Template, error) {
