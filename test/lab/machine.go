@@ -34,7 +34,7 @@ type Spec struct {
 	CPUs     int    `json:"cpus"`            // default 2
 	Disk     int64  `json:"disk"`            // bytes of the (sparse) disk; default 32 GiB; negative means none
 	DiskKind string `json:"diskKind"`        // virtio (default), nvme, sata, usb
-	NIC      string `json:"nic"`             // virtio-net-pci (default), e1000e
+	NIC      string `json:"nic"`             // virtio-net-pci (default), e1000e (which OVMF cannot boot from)
 	WriteLog bool   `json:"writeLog"`        // the disk can be recorded, see Machine.Record; virtio only
 	Image    string `json:"image,omitempty"` // raw disk image to start from instead of an empty disk
 	Vars     string `json:"vars,omitempty"`  // variable store of UEFI firmware to start from, keys included

@@ -88,8 +88,8 @@ func (j *Journey) makeSite(ctx context.Context) error {
 	}
 	j.lab = l
 	fmt.Fprintf(j.Out, "      machines run under %s\n", l.Accelerator())
-	// The controller is like a server of today, the worker a virtual machine of a cloud.
-	if j.controller, err = l.Add(lab.Spec{Name: "m1", DiskKind: "nvme", NIC: "e1000e"}); err != nil {
+	// The controller's disk is like a server's of today, the worker's like a virtual machine's of a cloud.
+	if j.controller, err = l.Add(lab.Spec{Name: "m1", DiskKind: "nvme"}); err != nil {
 		return err
 	}
 	if j.worker, err = l.Add(lab.Spec{Name: "m2", WriteLog: j.Cuts > 0}); err != nil {
