@@ -66,6 +66,8 @@ var mayImport = map[string][]string{
 	"appliance/host":       {"appliance/api", "appliance/store", "images"},
 	"appliance/service":    {"appliance/api", "appliance/store", "images"},
 	"appliance/kubernetes": {"appliance/api", "appliance/service", "images", "images/durable"}, // ceph and openstack likewise
+	"appliance/volume":     {},
+	"appliance/volumed":    {"appliance/volume"},
 	"appliance/software":   {"appliance/api", "appliance/store", "images/...", "updater/..."},
 	"appliance/trust":      {"appliance/api", "appliance/store", "images", "images/keys", "images/durable"},
 	"appliance/inventory":  {"appliance/api"},
