@@ -15,9 +15,14 @@
 // policies are: one nftables table, written as a whole in one transaction from a pure function of pods, namespaces and
 // policies.
 //
+// On a host whose configuration says which processors are the platform's, the kubelet keeps to them with all other services, and
+// gives a pod that asks for whole processors some of the others for itself (its static policy). Which pod has which is state of
+// the kubelet that outlives it; it is dropped when the division changes, else the kubelet would not start.
+//
 // The control plane's store is the site's own, through a door that opens one prefix (package store).
 //
-// Rejected: kubeadm (it is made for people and joins by tokens; we have an enrolment), static pods (images would have to be
+// Rejected: keeping all other pods off the platform's processors too (strict-cpu-reservation: when every processor is given away
+// they would run on those); kubeadm (it is made for people and joins by tokens; we have an enrolment), static pods (images would have to be
 // there before anything can start, and the units are simpler to look at), kubectl to apply manifests (a process and 100 MB for
 // one HTTP request), bridge with br_netfilter (a module and two settings away from no policy at all), the policy controllers
 // that exist (none is published as Go module that can be built here, and those with queues to user space stop traffic when

@@ -93,7 +93,7 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 	if p.control {
 		steps = append(steps, b.start("kube-controller-manager.service"), b.start("kube-scheduler.service"))
 	}
-	steps = append(steps, b.start("kubelet.service"), b.start("kube-proxy.service"))
+	steps = append(steps, service.Step{Name: "processors", Holds: b.divided, Make: b.divide, Limit: time.Minute}, b.start("kubelet.service"), b.start("kube-proxy.service"))
 	if p.control {
 		steps = append(steps, service.Step{Name: "rights and names", Holds: b.hasAddons, Make: b.applyAddons})
 	}
@@ -109,7 +109,8 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 
 // plan is what the configuration means on this host.
 func (h *Host) plan(c *api.Config) (plan, error) {
-	p := plan{wish: c.Kubernetes.Defaults(), node: h.Node, control: h.Control && h.Store != nil, alone: len(h.Controllers) == 1}
+	p := plan{wish: c.Kubernetes.Defaults(), node: h.Node, control: h.Control && h.Store != nil, alone: len(h.Controllers) == 1,
+		system: string(c.Processors.Platform)}
 	if len(h.Controllers) == 0 {
 		return p, errors.New("no controller of the site is known")
 	}
@@ -321,6 +322,51 @@ func (b *bringUp) runs(ctx context.Context, u unit) error {
 		}
 	}
 	return nil
+}
+
+// Which processors the kubelet gave to which pod is in its state, and it does not start with the state of another policy, of
+// other processors of the platform, or of another machine. divisionFile is ours: what the state is of.
+const (
+	cpuState     = "var/lib/kubelet/cpu_manager_state"
+	divisionFile = "processors"
+)
+
+// division is what a state of the kubelet is bound to; empty: that of no policy, which is bound to nothing.
+func (b *bringUp) division() (string, error) {
+	if b.system == "" {
+		return "", nil
+	}
+	online, err := os.ReadFile(b.path("sys/devices/system/cpu/online"))
+	if err != nil {
+		return "", fmt.Errorf("cannot tell which processors there are: %w", err)
+	}
+	return b.system + " of " + strings.TrimSpace(string(online)), nil
+}
+
+func (b *bringUp) divided(context.Context) error {
+	want, err := b.division()
+	if err != nil {
+		return err
+	}
+	if have := string(b.read(divisionFile)); have != want {
+		return fmt.Errorf("the kubelet's processors are divided as %q, not as %q", have, want)
+	}
+	return nil
+}
+
+// divide drops the kubelet's state while it does not run; it shares the processors out anew.
+func (b *bringUp) divide(ctx context.Context) error {
+	want, err := b.division()
+	if err != nil {
+		return err
+	}
+	if err := b.Machine.StopUnit(ctx, "kubelet.service"); err != nil {
+		return err
+	}
+	if err := os.Remove(b.path(cpuState)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot forget which pod has which processors: %w", err)
+	}
+	return b.Keys.Write(divisionFile, []byte(want))
 }
 
 // hasImages asks the runtime for the images that the release brings.

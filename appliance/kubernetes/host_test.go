@@ -32,7 +32,9 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func TestFiles(t *testing.T) {
 	p := plan{wish: api.Kubernetes{}.Defaults(), node: "one", address: "10.77.0.2", server: "https://10.77.0.2:6443", control: true, alone: true,
 		dns: "10.96.0.10"}
-	for name, change := range map[string]func(*plan){"controller": func(*plan) {}, "worker": func(p *plan) { p.control = false }} {
+	for name, change := range map[string]func(*plan){
+		"controller": func(*plan) {}, "worker": func(p *plan) { p.control = false }, "divided": func(p *plan) { p.control, p.system = false, "0-1,8" },
+	} {
 		t.Run(name, func(t *testing.T) {
 			p := p
 			change(&p)
@@ -349,6 +351,41 @@ func TestBringUp(t *testing.T) {
 	m.acts = nil
 	if err := ensure(t, h, &api.Config{}); err != nil || len(m.acts) > 0 {
 		t.Errorf("left again: %q, %v", m.acts, err)
+	}
+}
+
+// TestDivide changes whose the processors are, and how many there are: the kubelet's state of before is gone when it starts, and
+// stays as long as nothing changes, also when the daemon dies before it could begin.
+func TestDivide(t *testing.T) {
+	h, m := newHost(t)
+	follow(t, h)
+	state, online := filepath.Join(m.root, cpuState), filepath.Join(m.root, "sys/devices/system/cpu/online")
+	for _, dir := range []string{filepath.Dir(state), filepath.Dir(online)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, step := range []struct {
+		platform, online string
+		kept             bool
+	}{{"", "0-3", true}, {"0", "0-3", false}, {"0", "0-3", true}, {"0-1", "0-3", false}, {"0-1", "0-7", false}, {"0-1", "0-7", true}, {"", "0-7", false}, {"", "0-3", true}} {
+		if err := errors.Join(os.WriteFile(online, []byte(step.online+"\n"), 0o644), os.WriteFile(state, []byte("{}"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		config := wanted()
+		config.Processors.Platform = api.CPUs(step.platform)
+		m.crash = "stop kubelet.service"
+		err := ensure(t, h, config)
+		if _, missing := os.Stat(state); missing != nil || (err == nil) != step.kept {
+			t.Fatalf("step %d: %v, state before the kubelet stops: %v", n, err, missing)
+		}
+		m.crash = ""
+		if err := ensure(t, h, config); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(state); (err == nil) != step.kept {
+			t.Errorf("step %d: state %v, want it kept: %v", n, err, step.kept)
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ type plan struct {
 	control bool           // runs the control plane
 	alone   bool           // no other controller does
 	dns     string         // address of the cluster's name server
+	system  string         // processors of the platform; empty: pods have no processors of their own
 }
 
 // Places on the machine, below its root.
@@ -86,7 +87,7 @@ func (p plan) access(authority, cert string) object {
 
 // kubelet is its configuration (kubelet.config.k8s.io/v1beta1).
 func (p plan) kubelet() object {
-	return object{
+	settings := object{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"authentication": object{"anonymous": object{"enabled": false}, "webhook": object{"enabled": true}, "x509": object{"clientCAFile": keyAt(clusterCA + ".crt")}},
 		"authorization":  object{"mode": "Webhook"},
@@ -100,6 +101,11 @@ func (p plan) kubelet() object {
 		// Space in bytes: the default, shares of the disk, would leave most of a large one unused.
 		"evictionHard": object{"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi", "nodefs.inodesFree": "5%"},
 	}
+	if p.system != "" {
+		// A pod of whole processors (QoS class Guaranteed) has them for itself; all others share the rest.
+		settings["cpuManagerPolicy"], settings["reservedSystemCPUs"] = "static", p.system
+	}
+	return settings
 }
 
 // proxy is the configuration of kube-proxy (kubeproxy.config.k8s.io/v1alpha1). The kernel sizes its connection table by
