@@ -55,6 +55,7 @@ func OpenController(ctx context.Context, config ControllerConfig) (*Control, err
 // workerConfig is the first configuration of the hosts this controller admits: what the site has in common.
 func workerConfig(a *api.Assignment) func(*api.Host, *api.Inventory) *api.Config {
 	return func(*api.Host, *api.Inventory) *api.Config {
-		return &api.Config{DNS: a.Config.DNS, NTP: a.Config.NTP, Hosts: a.Config.Hosts, AuthorizedKeys: a.Config.AuthorizedKeys, Components: a.Config.Components}
+		return &api.Config{DNS: a.Config.DNS, NTP: a.Config.NTP, Hosts: a.Config.Hosts, AuthorizedKeys: a.Config.AuthorizedKeys,
+			Components: a.Config.Components, Resources: a.Config.Resources}
 	}
 }

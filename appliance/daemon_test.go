@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -107,7 +108,7 @@ func TestRender(t *testing.T) {
 			}
 		}
 		for range 2 { // every boot does it again
-			if err := Render(root, log); err != nil {
+			if _, err := render(root, log); err != nil {
 				t.Errorf("%s: %v", test.name, err)
 			}
 		}
@@ -116,6 +117,18 @@ func TestRender(t *testing.T) {
 		if string(name) != test.hostname || !strings.Contains(string(network), test.dhcp) {
 			t.Errorf("%s: host name %q, network %q", test.name, name, network)
 		}
+	}
+}
+
+// TestWorkerConfig holds what hosts of a site have in common.
+func TestWorkerConfig(t *testing.T) {
+	common := api.Config{DNS: []string{"10.0.0.53"}, NTP: []string{"10.0.0.1"}, Hosts: []string{"10.0.0.2 c"}, AuthorizedKeys: []string{"ssh-rsa x"},
+		Components: api.Components{Kubernetes: &api.Kubernetes{}},
+		Resources:  api.Resources{Processors: api.Processors{Platform: "0"}, HugePages: []api.HugePages{{Size: "2Mi", Count: 1}}}}
+	first := common
+	first.Revision, first.Hostname, first.PXE, first.Provisioning, first.Interfaces = 1, "controller-0", "dhcp", "52:54:00:00:00:01", []api.Interface{{DHCP: true}}
+	if got := workerConfig(&api.Assignment{Config: first})(nil, nil); !reflect.DeepEqual(got, &common) {
+		t.Errorf("got %+v", got)
 	}
 }
 
@@ -133,7 +146,7 @@ func TestRenderTemplates(t *testing.T) {
 	}
 	var said strings.Builder
 	log := slog.New(slog.NewTextHandler(&said, nil))
-	if err := Render(root, log); err != nil {
+	if _, err := render(root, log); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(filepath.Join(root, "etc/a/name")); string(got) != "I am roost" {
@@ -149,7 +162,7 @@ func TestRenderTemplates(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(c), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Render(root, log); err != nil {
+	if _, err := render(root, log); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Join(root, "etc/address"))
@@ -159,7 +172,7 @@ func TestRenderTemplates(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(filepath.Join(root, identityDir), 0o700), os.WriteFile(filepath.Join(root, identityDir, "host-id"), []byte("6c6f-1\n"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Render(root, log); err != nil {
+	if _, err := render(root, log); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(filepath.Join(root, "etc/name")); string(got) != "iqn:6c6f-1" {

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,19 +15,29 @@ import (
 
 	"roost/appliance/api"
 	"roost/appliance/config"
+	"roost/appliance/linux"
 	"roost/images"
 )
 
-// Render writes the generated part of /etc from the last committed configuration below root, which is / on a machine. A
-// machine without one, or with one that cannot be used, gets the configuration of a machine in discovery: addresses by DHCP,
-// so that it can be reached and repaired.
-func Render(root string, log *slog.Logger) error {
+// Render writes the generated part of the machine's /etc from the last committed configuration, and has systemd, which read
+// its units before, take in what of it is theirs. A machine without a configuration, or with one that cannot be used, gets
+// that of a machine in discovery: addresses by DHCP, so that it can be reached and repaired.
+func Render(ctx context.Context, log *slog.Logger) error {
+	c, err := render("/", log)
+	if c.Processors.Platform != "" {
+		err = errors.Join(err, linux.Machine{}.ReloadUnits(ctx))
+	}
+	return err
+}
+
+// render writes the files below root, and returns the configuration that they are of.
+func render(root string, log *slog.Logger) (*api.Config, error) {
 	c, err := readConfig(filepath.Join(root, stateDir, configFile))
 	if err != nil {
 		log.Error("the committed configuration cannot be used; asking for addresses by DHCP", "error", err)
 		c = &api.Config{}
 	}
-	return errors.Join(writeConfig(root, c), writeTemplates(root, c, log))
+	return c, errors.Join(writeConfig(root, c), writeTemplates(root, c, log))
 }
 
 func readConfig(path string) (*api.Config, error) {

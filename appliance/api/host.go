@@ -151,15 +151,21 @@ type Approval struct {
 	Release     images.Digest `json:"release,omitempty"`     // the site's current release when empty
 	Disk        string        `json:"disk,omitempty"`        // the smallest sufficient disk when empty
 	Wipe        bool          `json:"wipe,omitempty"`        // the disk may hold something
+	Resources   *Resources    `json:"resources,omitempty"`   // those of the site's configuration when nil
 	By          string        `json:"by,omitempty"`          // set by the server
 	Time        time.Time     `json:"time,omitzero"`         // set by the server
 }
 
-// Validate checks what can be checked without the host: the personality, and the name, which must be one DNS label so
-// that it can be a host name and part of a file name.
+// Validate checks what can be checked without the host: the personality, the resources, and the name, which must be one DNS
+// label so that it can be a host name and part of a file name.
 func (a *Approval) Validate() error {
 	if err := a.Personality.Validate(); err != nil {
 		return err
+	}
+	if a.Resources != nil {
+		if err := a.Resources.Validate(); err != nil {
+			return err
+		}
 	}
 	if len(a.Name) > 63 {
 		return Invalid.Errorf("cannot use host name %q: longer than 63 characters", a.Name)

@@ -37,6 +37,7 @@ type Config struct {
 	Range          string      `json:"range,omitempty"`          // addresses handed out when PXE is dhcp: first-last
 
 	Components
+	Resources
 }
 
 // Interface is the wanted state of one network interface.

@@ -87,13 +87,24 @@ func Host() *cobra.Command {
 	}
 	var approval api.Approval
 	var wait time.Duration
+	var shares resourceFlags
 	approve := onHost("approve HOST", "Admit a discovered machine, or let a host be installed anew", func(c *cobra.Command, site *client.Client, host string) (*api.Host, error) {
+		if c.Flags().Changed(platformFlag) || c.Flags().Changed(pagesFlag) {
+			resources, err := shares.parse()
+			if err != nil {
+				return nil, err
+			}
+			approval.Resources = resources
+		}
 		h, err := site.Approve(c.Context(), host, approval)
 		if err != nil || wait == 0 {
 			return h, err
 		}
 		return awaitHost(c, site, h.ID, wait)
 	})
+	approve.Long = "Admit a discovered machine, or let a host be installed anew.\n\n" +
+		"With --platform-cpus or --huge-pages the host has these resources instead of the site's; of the two, what is not given is none.\n" +
+		"An empty --platform-cpus alone gives it none of the site's."
 	f := approve.Flags()
 	f.StringVar((*string)(&approval.Personality), "personality", "", "controller, worker, storage, all-in-one or witness (required)")
 	f.StringVar(&approval.Name, "as", "", "name of the host; keep its present name when empty")
@@ -101,6 +112,7 @@ func Host() *cobra.Command {
 	f.StringVar((*string)(&approval.Release), "release", "", "manifest digest to install; the site's current release when empty")
 	f.StringVar(&approval.Disk, "disk", "", "disk to install to; the smallest sufficient one when empty")
 	f.BoolVar(&approval.Wipe, "wipe", false, "install even if the disk holds something; it is lost")
+	shares.define(approve)
 	f.DurationVar(&wait, "wait", 0, "wait this long until the host is available")
 	if err := approve.MarkFlagRequired("personality"); err != nil {
 		panic(err) // the flag is defined above

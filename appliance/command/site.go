@@ -30,16 +30,23 @@ func Site() *cobra.Command {
 	var file trust.SiteFile
 	var operator, address, gateway string
 	var cluster bool
+	var shares resourceFlags
 	initialise := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a new site: its certificate authority, its first operator, and site.yaml for the seed",
 		Long: "Make a new site in DIR. site.yaml holds public facts only; root.key, the site's root of trust, stays with you: keep it\n" +
-			"offline once the first controller runs. Your own certificate is saved as a context, so that roost finds the site.",
+			"offline once the first controller runs. Your own certificate is saved as a context, so that roost finds the site.\n\n" +
+			"What --kubernetes, --platform-cpus, --huge-pages and the flags for servers and keys say holds for every host of the site.",
 		Args: Exact(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := fillSite(&file, address, gateway); err != nil {
 				return err
 			}
+			resources, err := shares.parse()
+			if err != nil {
+				return err
+			}
+			file.Config.Resources = *resources
 			if cluster {
 				file.Config.Kubernetes = &api.Kubernetes{}
 			}
@@ -71,6 +78,7 @@ func Site() *cobra.Command {
 	f.StringSliceVar(&file.Config.DNS, "dns", nil, "name servers")
 	f.StringArrayVar(&file.Config.AuthorizedKeys, "ssh-key", nil, "public SSH key of the user admin on every host")
 	f.BoolVar(&cluster, "kubernetes", false, "run Kubernetes on the hosts of the site; their release must have it")
+	shares.define(initialise)
 	f.StringVar(&operator, "operator", "admin", "your name in the audit record")
 	for _, required := range []string{"name", "address", "mac"} {
 		if err := initialise.MarkFlagRequired(required); err != nil {

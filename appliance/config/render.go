@@ -4,9 +4,14 @@
 // sysinit.target at every boot, from /var alone, with neither network nor store. /etc is volatile, so what is not wanted any
 // more is not there after a boot.
 //
+// Processors and memory are shared out by files too: systemd keeps the system's services to the processors of the platform,
+// systemd-tmpfiles moves interrupts and the kernel's work there and sets huge pages aside, all while the machine starts. That a
+// machine could not set all pages aside, for want of memory in one piece, shows in its inventory.
+//
 // Promises: the same configuration gives the same bytes; a configuration that Validate accepts cannot write anything but
-// what its fields mean, into any file. Rejected: templates (a value with a line break in it becomes another setting), and
-// editing files in place (the result would depend on history).
+// what its fields mean, into any file. Rejected: isolcpus= and hugepages= on the kernel's command line (it is signed, and the
+// same on all hosts); templates (a value with a line break in it becomes another setting), and editing files in place (the
+// result would depend on history).
 package config
 
 import (
@@ -45,6 +50,9 @@ func Validate(c *api.Config) error {
 		}
 	}
 	if err := c.Components.Validate(c.Interfaces); err != nil {
+		return err
+	}
+	if err := c.Resources.Validate(); err != nil {
 		return err
 	}
 	for _, server := range c.DNS {
@@ -108,7 +116,7 @@ func Render(c *api.Config) []File {
 	if len(c.NTP) > 0 {
 		files = append(files, File{"etc/systemd/timesyncd.conf.d/roost.conf", 0o644, "[Time]\nNTP=" + strings.Join(c.NTP, " ") + "\n"})
 	}
-	return files
+	return append(files, resources(&c.Resources)...)
 }
 
 func lines(list []string) string {

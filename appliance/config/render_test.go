@@ -41,6 +41,39 @@ func TestRender(t *testing.T) {
 	}
 }
 
+// TestResources holds the files that share processors and memory out.
+func TestResources(t *testing.T) {
+	one := 1
+	for _, test := range []struct {
+		name      string
+		resources api.Resources
+		want      string
+	}{
+		{"none", api.Resources{}, ""},
+		{"processors", api.Resources{Processors: api.Processors{Platform: "0-1,33"}},
+			"-- etc/systemd/system/init.scope.d/50-roost.conf --\n[Scope]\nAllowedCPUs=0-1,33\n" +
+				"-- etc/systemd/system/system.slice.d/50-roost.conf --\n[Slice]\nAllowedCPUs=0-1,33\n" +
+				"-- etc/systemd/system/user.slice.d/50-roost.conf --\n[Slice]\nAllowedCPUs=0-1,33\n" +
+				"-- etc/tmpfiles.d/roost.conf --\n" +
+				"w- /proc/irq/default_smp_affinity - - - - 00000002,00000003\n" +
+				"w- /proc/irq/*/smp_affinity_list - - - - 0-1,33\n" +
+				"w- /sys/devices/virtual/workqueue/cpumask - - - - 00000002,00000003\n"},
+		{"huge pages", api.Resources{HugePages: []api.HugePages{{Size: "2Mi", Count: 512}, {Size: "1Gi", Count: 2, Node: &one}}},
+			"-- etc/tmpfiles.d/roost.conf --\n" +
+				"w- /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages - - - - 512\n" +
+				"w- /sys/devices/system/node/node1/hugepages/hugepages-1048576kB/nr_hugepages - - - - 2\n"},
+	} {
+		c := &api.Config{Resources: test.resources}
+		if err := Validate(c); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		plain := text(Render(&api.Config{}))
+		if got, ok := strings.CutPrefix(text(Render(c)), plain); !ok || got != test.want {
+			t.Errorf("%s: got\n%s", test.name, got)
+		}
+	}
+}
+
 // TestValidate tries to smuggle settings through values.
 func TestValidate(t *testing.T) {
 	for name, c := range map[string]api.Config{
@@ -56,6 +89,8 @@ func TestValidate(t *testing.T) {
 		"pods in the host's network": {Components: api.Components{Kubernetes: &api.Kubernetes{}}, Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", Addresses: []string{"10.244.3.1/24"}}}},
 		"tiny MTU":                   {Interfaces: []api.Interface{{MAC: "52:54:00:00:00:01", MTU: 20}}},
 		"host name":                  {Hostname: "a b"},
+		"line break in processors":   {Resources: api.Resources{Processors: api.Processors{Platform: "0\n"}}},
+		"line break in a page size":  {Resources: api.Resources{HugePages: []api.HugePages{{Size: "2Mi\n", Count: 1}}}},
 	} {
 		if err := Validate(&c); !api.Invalid.In(err) {
 			t.Errorf("%s: %v", name, err)

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
 )
 
 // UnitStarted returns when the main process of a service started; the zero time when none runs.
@@ -42,6 +44,19 @@ func (m Machine) StartUnit(ctx context.Context, unit string) error {
 	}
 	if _, err := conn.RestartUnitContext(ctx, unit, "replace", nil); err != nil {
 		return fmt.Errorf("cannot start %s: %w", unit, err)
+	}
+	return nil
+}
+
+// ReloadUnits has systemd read its unit files again. It works before there is a system bus.
+func (m Machine) ReloadUnits(ctx context.Context) error {
+	conn, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot reach systemd: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("cannot let systemd read its units: %w", err)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		debug.SetMemoryLimit(128 << 20) // soft: beyond it the collector works harder
 		err = appliance.Run(ctx, log)
 	case "render":
-		err = appliance.Render("/", log)
+		err = appliance.Render(ctx, log)
 	case "grow":
 		err = appliance.Grow(ctx, "/", log)
 	case "gate":

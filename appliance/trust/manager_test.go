@@ -3,6 +3,7 @@ package trust_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func (shelf) Release(_ context.Context, d images.Digest) (*api.Release, *images.
 	if d != release {
 		return nil, nil, api.NotFound.Errorf("cannot find release %s", d)
 	}
-	return &api.Release{Digest: d, Name: "edge", Version: "1", Architecture: "amd64"}, &images.Needs{Disk: 10}, nil
+	return &api.Release{Digest: d, Name: "edge", Version: "1", Architecture: "amd64"}, &images.Needs{Disk: 10, Memory: 2 << 30}, nil
 }
 
 func newDesk(t *testing.T, change func(*trust.Config)) *desk {
@@ -129,6 +130,57 @@ func TestApproveGrants(t *testing.T) {
 	}
 	if _, err := d.approve("w1", api.Approval{}); !api.Conflict.In(err) {
 		t.Errorf("approved twice: %v", err)
+	}
+}
+
+// TestApproveResources gives hosts the site's resources or their own, and refuses what a machine does not have.
+func TestApproveResources(t *testing.T) {
+	d := newDesk(t, func(c *trust.Config) {
+		c.Configure = func(*api.Host, *api.Inventory) *api.Config {
+			return &api.Config{Resources: api.Resources{Processors: api.Processors{Platform: "0-1"}}}
+		}
+	})
+	for n, test := range []struct {
+		name    string
+		threads int
+		own     *api.Resources
+		want    api.CPUs
+		refused string
+	}{
+		{name: "the site's", threads: 4, want: "0-1"},
+		{name: "the site's are all it has", threads: 2, refused: "all that the machine has (give it its own resources"},
+		{name: "its own", threads: 2, own: &api.Resources{Processors: api.Processors{Platform: "0"}}, want: "0"},
+		{name: "none", threads: 1, own: &api.Resources{}},
+		{name: "too many", threads: 2, own: &api.Resources{Processors: api.Processors{Platform: "0,2"}}, refused: "no processor 2"},
+		{name: "no list", threads: 2, own: &api.Resources{Processors: api.Processors{Platform: "all"}}, refused: "no number of a processor"},
+		{name: "pages of the platform's", threads: 4, own: &api.Resources{HugePages: []api.HugePages{{Size: "1Gi", Count: 3}}}, refused: "of which the platform needs 2048"},
+		{name: "pages beside the platform's", threads: 4, own: &api.Resources{HugePages: []api.HugePages{{Size: "1Gi", Count: 2}}}},
+	} {
+		key, e := machine(t, "", fmt.Sprintf("52:54:00:01:00:%02x", n))
+		e.Inventory.CPU.Threads, e.Inventory.Memory = test.threads, 4<<30
+		h, err := d.manager.Enrol(t.Context(), key.Fingerprint(), fmt.Sprintf("10.0.0.%d", n+1), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = d.approve(h.ID, api.Approval{Resources: test.own, Fingerprint: h.Fingerprint})
+		if test.refused != "" {
+			if !api.Invalid.In(err) || !strings.Contains(err.Error(), test.refused) {
+				t.Errorf("%s: %v", test.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		grant, err := d.manager.Await(t.Context(), key.Fingerprint(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := trust.Open(grant, trust.Expect{Root: d.pin, Key: key.Fingerprint(), Nonce: key.Nonce})
+		if err != nil || a.Config.Processors.Platform != test.want {
+			t.Errorf("%s: got %+v, %v", test.name, a.Config.Resources, err)
+		}
 	}
 }
 

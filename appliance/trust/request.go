@@ -266,6 +266,12 @@ func (m *Manager) assign(tx *store.Tx, h *api.Host, hosts []*api.Host, a *api.Ap
 	h.Approval, h.Personality, h.Disk = &stored, a.Personality, disk
 	h.Phase, h.Reason = api.Approved, "fetches its grant"
 	config := m.configure(h, inventory)
+	if a.Resources != nil {
+		config.Resources = *a.Resources
+	}
+	if err := config.Resources.Fit(inventory, needs.Memory); err != nil {
+		return &api.Problem{Kind: api.Invalid, Detail: fmt.Sprintf("cannot approve host %s: %v", h.Name, err), Hint: "give it its own resources with --platform-cpus and --huge-pages; an empty --platform-cpus gives it none"}
+	}
 	store.Configs().PutAs(tx, h.ID, config)
 	grant, err := m.grant(tx, h, enrolment, site, release, config)
 	if err != nil {

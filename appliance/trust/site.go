@@ -102,6 +102,9 @@ func (f *SiteFile) validate() error {
 	if err := f.Config.Components.Validate(f.Config.Interfaces); err != nil {
 		return fmt.Errorf("cannot use site file of %s: %w", f.Name, err)
 	}
+	if err := f.Config.Resources.Validate(); err != nil {
+		return fmt.Errorf("cannot use site file of %s: %w", f.Name, err)
+	}
 	s := f.First
 	if s.MAC == "" && s.Serial == "" && s.Fingerprint == "" && !s.Any {
 		return fmt.Errorf("cannot use site file of %s: first names no machine; give its mac, serial or fingerprint, or any: true", f.Name)

@@ -238,6 +238,8 @@ func TestIdentitySurvivesCrash(t *testing.T) {
 func TestSiteFile(t *testing.T) {
 	file := &trust.SiteFile{Name: "lab", Controller: "https://10.77.0.2:7443", First: trust.Selector{MAC: "52:54:00:AA:00:01"}}
 	file.Config.NTP = []string{"10.77.0.1"}
+	file.Config.Processors.Platform = "0"
+	file.Config.HugePages = []api.HugePages{{Size: "2Mi", Count: 64}}
 	secrets, err := trust.NewSite(file, "ann", epoch)
 	if err != nil {
 		t.Fatal(err)
@@ -270,11 +272,16 @@ func TestSiteFile(t *testing.T) {
 		strings.Replace(string(text), "    mac:", "    mack:", 1),
 		strings.Replace(string(text), "role: admin", "role: king", 1),
 		strings.Replace(string(text), "https://", "http://", 1),
+		strings.Replace(string(text), `platform: "0"`, "platform: 1", 1),
+		strings.Replace(string(text), "size: 2Mi", "size: 2Ki", 1),
 		"name: [", "",
 	} {
 		if _, err := trust.ParseSite([]byte(bad)); err == nil {
 			t.Errorf("accepted:\n%s", bad)
 		}
+	}
+	if back, err = trust.ParseSite([]byte(strings.Replace(string(text), `platform: "0"`, "platform: 0", 1))); err != nil || back.Config.Processors.Platform != "0" {
+		t.Errorf("a bare number: %v", err)
 	}
 	for _, test := range []struct {
 		selector trust.Selector
