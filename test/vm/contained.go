@@ -44,16 +44,7 @@ func (j *Journey) makeContainedSite(ctx context.Context) error {
 		return err
 	}
 	j.lab = l
-	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	r, err := d.Get(ctx, j.releases["c"])
-	if err != nil {
-		return err
-	}
-	root, err := l.Unpack(ctx, r)
+	root, err := j.unpack(ctx, "c")
 	if err != nil {
 		return err
 	}
@@ -64,6 +55,20 @@ func (j *Journey) makeContainedSite(ctx context.Context) error {
 	}
 	j.begun = time.Now()
 	return j.initSite(ctx)
+}
+
+// unpack makes the root of containers from release n.
+func (j *Journey) unpack(ctx context.Context, n string) (root lab.Root, err error) {
+	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
+	if err != nil {
+		return root, err
+	}
+	defer d.Close()
+	r, err := d.Get(ctx, j.releases[n])
+	if err != nil {
+		return root, err
+	}
+	return j.lab.Unpack(ctx, r)
 }
 
 // inside runs a shell command in a container and returns what it printed.

@@ -34,10 +34,13 @@ type Journey struct {
 	Contained bool
 	// Kubernetes walks the bring-up of Kubernetes instead, in a container of the lab.
 	Kubernetes bool
+	// Fleet boots so many blank machines at once instead, until the site knows them all.
+	Fleet int
 
 	lab        *lab.Lab
 	controller *lab.Machine
 	worker     *lab.Machine
+	fleet      []*lab.Machine
 	seed       *exec.Cmd
 	seedOut    *os.File
 	begun      time.Time // when a lab of containers was there, all off
@@ -61,6 +64,9 @@ func (j *Journey) phases() []phase {
 	if j.Kubernetes {
 		return j.kubernetesPhases()
 	}
+	if j.Fleet > 0 {
+		return j.fleetPhases()
+	}
 	list := []phase{
 		{"build release 1 and its disk and ISO images", j.build},
 		{"make the site and the lab", j.makeSite},
@@ -68,13 +74,21 @@ func (j *Journey) phases() []phase {
 		{"discover and install the first controller by network boot", j.installController},
 		{"discover the worker", j.discoverWorker},
 		{"approve and install the worker", j.installWorker},
-		{"update both machines to release 2, the controller last", j.update},
-		{"roll back on request, and take release 2 again", j.requestedRollback},
-		{"release 3 fails its health gate: roll back", j.failedGate},
-		{"release 4 panics while it starts: roll back", j.panicLate},
 	}
 	if !j.Short {
-		list = append(list, phase{"release 5 panics before any record can be kept: roll back", j.panicEarly})
+		list = append(list, phase{"refuse release 2 while the worker's EFI system partition is full", j.fillPartition})
+	}
+	list = append(list,
+		phase{"update both machines to release 2, the controller last", j.update},
+		phase{"roll back on request, and take release 2 again", j.requestedRollback},
+		phase{"refuse bad requests", j.refuseRequests},
+		phase{"release 3 fails its health gate: roll back", j.failedGate},
+		phase{"release 4 panics while it starts: roll back", j.panicLate},
+	)
+	if !j.Short {
+		list = append(list,
+			phase{"release 5 panics before any record can be kept: roll back", j.panicEarly},
+			phase{"refuse to approve a machine that left", j.approveAbsent})
 	}
 	if j.Cuts > 0 {
 		list = append(list, phase{"cut the power at every moment of the worker's update", j.powerCuts})
@@ -104,7 +118,7 @@ func (j *Journey) Run(ctx context.Context) (err error) {
 		fmt.Fprintf(j.Out, "      done in %s\n", since(begin))
 		j.note(p.name, since(begin))
 	}
-	if j.Cuts == 0 { // else it was asked before the machines were powered off
+	if j.Cuts == 0 && j.Fleet == 0 { // else it was asked before the machines were powered off
 		if err := j.noteMemory(ctx); err != nil {
 			return err
 		}
@@ -182,7 +196,7 @@ func (j *Journey) query(ctx context.Context, into any, args ...string) error {
 func (j *Journey) evidence() string {
 	var b strings.Builder
 	files := []string{}
-	for _, m := range []*lab.Machine{j.controller, j.worker} {
+	for _, m := range append([]*lab.Machine{j.controller, j.worker}, j.fleet...) {
 		if m != nil {
 			files = append(files, m.ConsoleLog())
 		}

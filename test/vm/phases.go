@@ -70,8 +70,8 @@ func (j *Journey) release(ctx context.Context, n string) error {
 	return nil
 }
 
-// makeSite makes the site's authority and the lab whose firmware enforces our keys.
-func (j *Journey) makeSite(ctx context.Context) error {
+// makeLab makes the lab whose firmware enforces our keys.
+func (j *Journey) makeLab(ctx context.Context) error {
 	set, err := keys.Open(j.path("keys"))
 	if err != nil {
 		return err
@@ -88,11 +88,19 @@ func (j *Journey) makeSite(ctx context.Context) error {
 	}
 	j.lab = l
 	fmt.Fprintf(j.Out, "      machines run under %s\n", l.Accelerator())
-	// The controller's disk is like a server's of today, the worker's like a virtual machine's of a cloud.
-	if j.controller, err = l.Add(lab.Spec{Name: "m1", DiskKind: "nvme"}); err != nil {
+	return nil
+}
+
+// makeSite makes the site's authority, the lab and its two machines.
+func (j *Journey) makeSite(ctx context.Context) (err error) {
+	if err := j.makeLab(ctx); err != nil {
 		return err
 	}
-	if j.worker, err = l.Add(lab.Spec{Name: "m2", WriteLog: j.Cuts > 0}); err != nil {
+	// The controller's disk is like a server's of today, the worker's like a virtual machine's of a cloud.
+	if j.controller, err = j.lab.Add(lab.Spec{Name: "m1", DiskKind: "nvme"}); err != nil {
+		return err
+	}
+	if j.worker, err = j.lab.Add(lab.Spec{Name: "m2", WriteLog: j.Cuts > 0}); err != nil {
 		return err
 	}
 	return j.initSite(ctx)
@@ -181,12 +189,7 @@ func (j *Journey) discoverWorker(ctx context.Context) error {
 	if err := j.worker.PowerOn(ctx); err != nil {
 		return err
 	}
-	h, err := j.awaitHost(ctx, 5*time.Minute, j.worker.MAC(), func(h *api.Host) error {
-		if h.Phase != api.Discovered {
-			return fmt.Errorf("it is %s", h.Phase)
-		}
-		return nil
-	})
+	h, err := j.awaitHost(ctx, 5*time.Minute, j.worker.MAC(), discovered)
 	if err != nil {
 		return err
 	}
