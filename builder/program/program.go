@@ -16,7 +16,6 @@
 package program
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,6 +27,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"roost/builder/archive"
 	"roost/images"
@@ -67,8 +68,17 @@ func Compile(ctx context.Context, cache *archive.Cache, s Source) (*Binary, erro
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return b, err
 	}
-	if err := cache.PutEntry(Section, key, func(w io.Writer) error { return compile(ctx, s, w) }); err != nil {
-		return nil, err
+	dir, err := os.MkdirTemp("", "roost-program-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot compile %s: %v", s.Package, err)
+	}
+	defer os.RemoveAll(dir)
+	out := filepath.Join(dir, "program")
+	if err := compile(ctx, s, out); err != nil {
+		return nil, fmt.Errorf("cannot compile %s: %w", s.Package, err)
+	}
+	if err := cache.PutEntry(Section, key, func(w io.Writer) error { return copyFile(w, out) }); err != nil {
+		return nil, fmt.Errorf("cannot compile %s: %w", s.Package, err)
 	}
 	b.Path, err = cache.Entry(Section, key)
 	return b, err
@@ -87,24 +97,41 @@ func toolchain(ctx context.Context, dir string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-func compile(ctx context.Context, s Source, w io.Writer) error {
-	dir, err := os.MkdirTemp("", "roost-program-")
-	if err != nil {
-		return fmt.Errorf("cannot compile %s: %v", s.Package, err)
-	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "program")
+func compile(ctx context.Context, s Source, out string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, s.Package)
 	cmd.Dir = s.Module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+s.Architecture, "GOFLAGS=", "GOWORK=off", "GOAMD64=v1")
-	var words bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &words, &words
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("cannot compile %s: %v\n%s", s.Package, err, strings.TrimSpace(words.String()))
+	words, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	f, err := os.Open(out)
 	if err != nil {
-		return fmt.Errorf("cannot compile %s: %v", s.Package, err)
+		return explain(err, string(words))
+	}
+	return nil
+}
+
+// explain makes an error of what the go command said. A full disk has it say much else: that packages of its own are missing.
+func explain(err error, words string) error {
+	const full = "the disk of temporary files (TMPDIR) or of Go's build cache (GOCACHE) is full; free some space and run this again"
+	for line := range strings.Lines(words) {
+		if strings.Contains(line, unix.ENOSPC.Error()) {
+			return fmt.Errorf("%s: %s", full, strings.TrimSpace(line))
+		}
+	}
+	var st unix.Statfs_t
+	if out, failed := exec.Command("go", "env", "GOCACHE").Output(); failed == nil {
+		if unix.Statfs(strings.TrimSpace(string(out)), &st) == nil && int64(st.Bavail)*st.Bsize < 1<<20 {
+			return errors.New(full)
+		}
+	}
+	return fmt.Errorf("%w\n%s", err, lastLines(words))
+}
+
+func copyFile(w io.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
 	}
 	defer f.Close()
 	_, err = io.Copy(w, f)

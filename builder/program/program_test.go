@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"roost/builder/archive"
 )
 
@@ -83,6 +85,29 @@ func TestCompileError(t *testing.T) {
 	_, err := Compile(t.Context(), openCache(t), Source{Module: dir, Package: "./cmd/hello", Architecture: "amd64"})
 	if err == nil || !strings.Contains(err.Error(), "undefined: missing") {
 		t.Errorf("the compiler's words are lost: %v", err)
+	}
+}
+
+// TestCompileFullDisk fills the disk of temporary files and that of the compiler's cache, which has the go command miss
+// packages of its own.
+func TestCompileFullDisk(t *testing.T) {
+	dir, cache, small := module(t), openCache(t), t.TempDir()
+	if err := unix.Mount("roost-test", small, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("needs the right to mount: %v", err)
+	}
+	defer unix.Unmount(small, unix.MNT_DETACH)
+	for _, variable := range []string{"TMPDIR", "GOCACHE"} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, small)
+			_, err := Compile(t.Context(), cache, Source{Module: dir, Package: "./cmd/hello", Architecture: "amd64"})
+			const want = "cannot compile ./cmd/hello: the disk of temporary files (TMPDIR) or of Go's build cache (GOCACHE) is full; free some space and run this again"
+			if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	if _, err := Compile(t.Context(), cache, Source{Module: dir, Package: "./cmd/hello", Architecture: "amd64"}); err != nil {
+		t.Errorf("with room: %v", err)
 	}
 }
 

@@ -121,13 +121,7 @@ func compileLocked(ctx context.Context, p recipe.Program, pin lock.Program, arch
 	if _, err := b.run(ctx, "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags="+strings.Join(flags, " "), "-o", out, what); err != nil {
 		return err
 	}
-	f, err := os.Open(out)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = io.Copy(w, f)
-	return err
+	return copyFile(w, out)
 }
 
 // bench is the directory of the main module that a program is built in.
@@ -168,7 +162,7 @@ func (b *bench) run(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("go %s: %v\n%s", args[0], err, lastLines(words.String()+out.String()))
+		return nil, fmt.Errorf("go %s: %w", args[0], explain(err, words.String()+out.String()))
 	}
 	return out.Bytes(), nil
 }
