@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"roost/appliance/api"
+	"roost/appliance/ceph"
 	"roost/appliance/client"
 	"roost/appliance/kubernetes"
 	"roost/appliance/service"
@@ -22,10 +23,12 @@ import (
 const statusFile = "run/roost/components.json"
 
 // authorities are what the site knows of each component that this release can run.
-func authorities() []service.Authority { return []service.Authority{kubernetes.Authority{}} }
+func authorities() []service.Authority {
+	return []service.Authority{kubernetes.Authority{}, ceph.Authority{}}
+}
 
 // makers make each component of a host.
-func makers() []maker { return []maker{makeKubernetes} }
+func makers() []maker { return []maker{makeKubernetes, makeCeph} }
 
 // maker makes one component for a host, and what else of it must run as long as the host does, if anything.
 type maker func(*place) (service.Component, func(context.Context) error, error)

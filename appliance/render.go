@@ -55,7 +55,8 @@ func readConfig(path string) (*api.Config, error) {
 	return c, config.Validate(c)
 }
 
-// writeConfig writes files in place: /etc is volatile, a cut write is repeated at the next boot.
+// writeConfig replaces files: some of the image, and those that the initrd wrote, cannot be written to. /etc is volatile, so a
+// cut write is repeated at the next boot.
 func writeConfig(root string, c *api.Config) error {
 	if err := config.Validate(c); err != nil {
 		return err
@@ -65,7 +66,11 @@ func writeConfig(root string, c *api.Config) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("cannot write /%s: %w", file.Path, err)
 		}
-		if err := os.WriteFile(path, []byte(file.Text), fs.FileMode(file.Mode)); err != nil {
+		err := os.WriteFile(path+".new", []byte(file.Text), fs.FileMode(file.Mode))
+		if err == nil {
+			err = os.Rename(path+".new", path)
+		}
+		if err != nil {
 			return fmt.Errorf("cannot write /%s: %w", file.Path, err)
 		}
 	}

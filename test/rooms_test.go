@@ -65,7 +65,8 @@ var mayImport = map[string][]string{
 	"appliance/fault":      {"appliance/api", "appliance/store", "images"},
 	"appliance/host":       {"appliance/api", "appliance/store", "images"},
 	"appliance/service":    {"appliance/api", "appliance/store", "images"},
-	"appliance/kubernetes": {"appliance/api", "appliance/service", "images", "images/durable"}, // ceph and openstack likewise
+	"appliance/kubernetes": {"appliance/api", "appliance/service", "images", "images/durable"},
+	"appliance/ceph":       {"appliance/api", "appliance/service", "images/durable"}, // openstack likewise
 	"appliance/volume":     {},
 	"appliance/volumed":    {"appliance/volume"},
 	"appliance/software":   {"appliance/api", "appliance/store", "images/...", "updater/..."},
@@ -76,7 +77,7 @@ var mayImport = map[string][]string{
 	"appliance/server":     {"appliance/api", "appliance/store", "appliance/config", "appliance/fault", "appliance/host", "appliance/service", "appliance/software", "appliance/trust", "appliance/console", "images"},
 	"appliance/console":    {"appliance/api", "appliance/store"},
 	"appliance/client":     {"appliance/api", "images", "images/durable"},
-	"appliance/command":    {"appliance/api", "appliance/client", "appliance/kubernetes", "appliance/trust", "images", "images/depot"},
+	"appliance/command":    {"appliance/api", "appliance/ceph", "appliance/client", "appliance/kubernetes", "appliance/trust", "images", "images/depot"},
 
 	"test/lab": {"images/...", "pxe/...", "appliance/client", "appliance/api"},
 	"test/...": {"..."},

@@ -27,12 +27,18 @@ type Component struct {
 // Components is which components a configuration wants. All hosts of a site have the same.
 type Components struct {
 	Kubernetes *Kubernetes `json:"kubernetes,omitempty"` // nil: the host runs none
+	Ceph       *Ceph       `json:"ceph,omitempty"`       // likewise
 }
 
 // Validate checks every wish, on a host with these interfaces.
 func (c *Components) Validate(interfaces []Interface) error {
 	if c.Kubernetes != nil {
-		return c.Kubernetes.Validate(interfaces)
+		if err := c.Kubernetes.Validate(interfaces); err != nil {
+			return err
+		}
+	}
+	if c.Ceph != nil {
+		return c.Ceph.Validate()
 	}
 	return nil
 }

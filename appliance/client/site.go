@@ -35,6 +35,20 @@ func (c *Client) Inventory(ctx context.Context, host string) (*api.Inventory, er
 	return out, err
 }
 
+// Config returns the wanted configuration of a host.
+func (c *Client) Config(ctx context.Context, host string) (*api.Config, error) {
+	out := &api.Config{}
+	_, err := c.call(ctx, http.MethodGet, "/v1/hosts/"+url.PathEscape(host)+"/config", nil, out)
+	return out, err
+}
+
+// Configure wants another configuration of a host: one that [Client.Config] returned, with changes.
+func (c *Client) Configure(ctx context.Context, host string, config *api.Config) (*api.Config, error) {
+	out := &api.Config{}
+	_, err := c.call(ctx, http.MethodPut, "/v1/hosts/"+url.PathEscape(host)+"/config", config, out)
+	return out, err
+}
+
 // Approve admits a discovered machine, or lets a host in service be installed anew.
 func (c *Client) Approve(ctx context.Context, host string, approval api.Approval) (*api.Host, error) {
 	return c.act(ctx, host, "approve", approval)

@@ -128,7 +128,7 @@ func Host() *cobra.Command {
 	forget := onHost("forget HOST", "Remove a host from the site; its certificate is worth nothing afterwards", func(c *cobra.Command, site *client.Client, host string) (*api.Host, error) {
 		return nil, site.Forget(c.Context(), host)
 	})
-	return Noun("host", "Admit, watch and steer the machines of a site", list, hostShowCommand(), approve, rollback, clear, forget)
+	return Noun("host", "Admit, watch and steer the machines of a site", list, hostShowCommand(), hostConfigCommand(), approve, rollback, clear, forget)
 }
 
 // awaitHost waits until a host is available, printing every step of its way.

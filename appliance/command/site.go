@@ -31,6 +31,7 @@ func Site() *cobra.Command {
 	var operator, address, gateway string
 	var cluster bool
 	var shares resourceFlags
+	var storage cephFlags
 	initialise := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a new site: its certificate authority, its first operator, and site.yaml for the seed",
@@ -50,6 +51,7 @@ func Site() *cobra.Command {
 			if cluster {
 				file.Config.Kubernetes = &api.Kubernetes{}
 			}
+			file.Config.Ceph = storage.wish(file.First.Name)
 			secrets, err := trust.NewSite(&file, operator, time.Now())
 			if err != nil {
 				return err
@@ -79,6 +81,7 @@ func Site() *cobra.Command {
 	f.StringArrayVar(&file.Config.AuthorizedKeys, "ssh-key", nil, "public SSH key of the user admin on every host")
 	f.BoolVar(&cluster, "kubernetes", false, "run Kubernetes on the hosts of the site; their release must have it")
 	shares.define(initialise)
+	storage.define(initialise)
 	f.StringVar(&operator, "operator", "admin", "your name in the audit record")
 	for _, required := range []string{"name", "address", "mac"} {
 		if err := initialise.MarkFlagRequired(required); err != nil {
@@ -101,6 +104,32 @@ func Site() *cobra.Command {
 		return t.Print(c.OutOrStdout(), *format)
 	}
 	return Noun("site", "Make a site and show it", initialise, show)
+}
+
+// cephFlags say which disks of the first controller are Ceph's.
+type cephFlags struct {
+	disks         []string
+	copies        int
+	wipe, encrypt bool
+}
+
+func (s *cephFlags) define(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVar(&s.disks, "ceph", nil, "run Ceph, with this disk of the first controller, whole (/dev/disk/by-id/…); give it once for each disk")
+	f.IntVar(&s.copies, "ceph-copies", 0, "keep this many copies of everything, each on another disk (default 3)")
+	f.BoolVar(&s.wipe, "ceph-wipe", false, "take the disks even if they hold something, which is lost")
+	f.BoolVar(&s.encrypt, "ceph-encrypt", false, "encrypt the disks; the site keeps the keys")
+}
+
+func (s *cephFlags) wish(host string) *api.Ceph {
+	if len(s.disks) == 0 {
+		return nil
+	}
+	wish := &api.Ceph{Copies: s.copies}
+	for _, path := range s.disks {
+		wish.Disks = append(wish.Disks, api.CephDisk{Path: path, Host: host, Wipe: s.wipe, Encrypt: s.encrypt})
+	}
+	return wish
 }
 
 // fillSite completes a site file from the command line.

@@ -97,12 +97,19 @@ func (m Machine) HasTable(ctx context.Context, table string) error {
 }
 
 func (m Machine) pipe(ctx context.Context, input, name string, args ...string) error {
+	_, err := m.Run(ctx, []byte(input), name, args...)
+	return err
+}
+
+// Run runs a program of the image to its end, with input on its standard input, and returns what it printed.
+func (m Machine) Run(ctx context.Context, input []byte, name string, args ...string) ([]byte, error) {
 	command := exec.CommandContext(ctx, name, args...)
-	command.Stdin = strings.NewReader(input)
+	command.Stdin = bytes.NewReader(input)
 	var errs bytes.Buffer
 	command.Stderr = &errs
-	if err := command.Run(); err != nil {
-		return fmt.Errorf("cannot run %s: %w: %s", name, err, strings.TrimSpace(errs.String()))
+	out, err := command.Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot run %s: %w: %s", name, err, strings.TrimSpace(errs.String()))
 	}
-	return nil
+	return out, nil
 }

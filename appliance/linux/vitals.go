@@ -13,9 +13,12 @@ func (m Machine) Resident() (int64, error) {
 	return m.kilobytes("proc/self/status", "VmRSS")
 }
 
+// Memory returns the memory of the machine in bytes.
+func (m Machine) Memory() (int64, error) { return m.kilobytes("proc/meminfo", "MemTotal") }
+
 // MemoryUsed returns the memory in bytes that is not available for programs, caches that can be dropped not counted.
 func (m Machine) MemoryUsed() (int64, error) {
-	total, err := m.kilobytes("proc/meminfo", "MemTotal")
+	total, err := m.Memory()
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"roost/appliance/api"
+	"roost/appliance/config"
 	"roost/appliance/software"
 	"roost/appliance/store"
 	"roost/appliance/trust"
@@ -50,6 +51,8 @@ func (s *Server) table() []route {
 		on(get, "/v1/hosts", reader, "list hosts", page(s, store.Hosts())).reads("after", "limit"),
 		on(get, "/v1/hosts/{host}", reader, "show host", s.host),
 		on(get, "/v1/hosts/{host}/inventory", reader, "show hardware of host", s.inventory),
+		on(get, "/v1/hosts/{host}/config", reader, "show configuration of host", s.configuration),
+		on(put, "/v1/hosts/{host}/config", operator, "configure host", s.configure),
 		on(post, "/v1/hosts/{host}/approve", operator, "approve host", s.approve),
 		on(post, "/v1/hosts/{host}/rollback", operator, "roll back host", s.rollback),
 		on(post, "/v1/hosts/{host}/clear", operator, "clear failures of host", s.clear),
@@ -149,6 +152,14 @@ func (s *Server) inventory(c *call, _ *nothing) (i *api.Inventory, err error) {
 		return nil
 	})
 	return i, err
+}
+
+func (s *Server) configuration(c *call, _ *nothing) (*api.Config, error) {
+	return config.Show(c.ctx, s.config.Store, c.path("host"))
+}
+
+func (s *Server) configure(c *call, in *api.Config) (*api.Config, error) {
+	return config.Change(c.ctx, s.config.Store, c.by, c.path("host"), in)
 }
 
 func (s *Server) approve(c *call, in *api.Approval) (*api.Host, error) {

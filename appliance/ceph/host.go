@@ -1,0 +1,398 @@
+package ceph
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"roost/appliance/api"
+	"roost/appliance/service"
+)
+
+// Machine is what a bring-up asks of the host; linux.Machine is one.
+type Machine interface {
+	UnitState(ctx context.Context, unit string) (string, error)
+	UnitStarted(ctx context.Context, unit string) (time.Time, error)
+	StartUnit(ctx context.Context, unit string) error // again, with its newest settings; does not wait
+	StopUnit(ctx context.Context, unit string) error
+	Run(ctx context.Context, input []byte, program string, args ...string) ([]byte, error)
+	Addresses() []string
+	Memory() (int64, error) // of the machine, bytes
+}
+
+// Device is an open disk.
+type Device interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Sync() error
+	Size() int64
+}
+
+// Files keeps small files through power loss; *durable.Dir is one.
+type Files interface {
+	Read(name string) ([]byte, error)
+	Write(name string, b []byte) error
+}
+
+// Host is Ceph on this host.
+type Host struct {
+	Root        string // of the machine; / on one
+	Machine     Machine
+	Keys        Files // of the directory var/lib/roost/ceph
+	Join        func(context.Context, api.Join) (*api.Material, error)
+	OpenDisk    func(path string, write bool) (Device, error)     // to write: only a disk that nobody uses
+	Signatures  func(r io.ReaderAt, size int64) ([]string, error) // known formats on a disk
+	Node        string                                            // name of this host
+	Control     bool                                              // a controller
+	Controllers []string
+	Now         func() time.Time
+
+	mu      sync.Mutex // guards the fields below, and the notes
+	last    sight
+	diskKey []byte // of the site; kept nowhere else on this host
+}
+
+// Name is that of the component.
+func (h *Host) Name() string { return name }
+
+// Wanted reports whether the configuration wants Ceph here: on the controller, and where it has a disk.
+func (h *Host) Wanted(c *api.Config) bool {
+	return c.Ceph != nil && (h.Control || len(c.Ceph.On(h.Node)) > 0)
+}
+
+// Steps brings Ceph up, or away.
+func (h *Host) Steps(c *api.Config) []service.Step {
+	if !h.Wanted(c) {
+		return []service.Step{{Name: "leave", Holds: h.gone, Make: h.leave, Limit: 5 * time.Minute}}
+	}
+	p, err := h.plan(c)
+	if err != nil {
+		return []service.Step{service.Impossible("plan", err)}
+	}
+	b := &bringUp{Host: h, plan: p}
+	steps := []service.Step{
+		{Name: "keys", Holds: b.hasKeys, Make: b.fetchKeys},
+		{Name: "settings", Holds: b.hasSettings, Make: b.writeSettings},
+	}
+	if !p.control {
+		return append(steps, service.Step{Name: "OSDs", Holds: b.hasOSDs, Make: b.makeOSDs, Limit: 5 * time.Minute}, b.demand("disks", b.accepted))
+	}
+	return append(steps,
+		b.start(b.runMonitor(), "monitor", 2*time.Minute),
+		b.await("quorum", func(c *cluster) error { return c.inQuorum(p.node) }),
+		b.start(b.runManager(), "manager", time.Minute),
+		service.Step{Name: "lost disks", Holds: b.hasPurged, Make: b.purge},
+		service.Step{Name: "OSDs", Holds: b.hasOSDs, Make: b.makeOSDs, Limit: 5 * time.Minute},
+		b.await("figures", (*cluster).managed),
+		b.await("OSDs in the cluster", b.serving),
+		b.demand("disks", b.accepted),
+		service.Step{Name: "pools", Holds: b.hasPools, Make: b.makePools, Limit: time.Minute},
+		service.Step{Name: "health", Holds: b.isHealthy, Limit: 5 * time.Minute})
+}
+
+// plan is what the configuration means on this host.
+func (h *Host) plan(c *api.Config) (p plan, err error) {
+	p = plan{wish: c.Ceph.Defaults(), node: h.Node}
+	if p.monitor, err = monitorOf(h.Controllers); err != nil {
+		return p, err
+	}
+	var have []netip.Addr
+	for _, i := range c.Interfaces {
+		for _, a := range i.Addresses {
+			if prefix, err := netip.ParsePrefix(a); err == nil {
+				have = append(have, prefix.Addr())
+			}
+		}
+	}
+	for _, a := range h.Machine.Addresses() {
+		if address, err := netip.ParseAddr(a); err == nil && address.Is4() == p.monitor.Is4() {
+			have = append(have, address)
+		}
+	}
+	if p.address, err = within(have, p.wish.Network); err != nil {
+		return p, err
+	}
+	if p.wish.Network == "" && slices.Contains(have, p.monitor) {
+		p.address = p.monitor // where others look for the monitor
+	}
+	p.inner = p.address
+	if p.wish.Cluster != "" {
+		if p.inner, err = within(have, p.wish.Cluster); err != nil {
+			return p, err
+		}
+	}
+	p.control = h.Control && slices.Contains(have, p.monitor) // further controllers run no monitor yet
+	p.memory, err = h.Machine.Memory()
+	return p, err
+}
+
+// within returns the first address that is in a network; the very first when none is named.
+func within(have []netip.Addr, network string) (netip.Addr, error) {
+	if network == "" {
+		if len(have) == 0 {
+			return netip.Addr{}, errors.New("this host has no address yet")
+		}
+		return have[0], nil
+	}
+	prefix, err := netip.ParsePrefix(network)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, a := range have {
+		if prefix.Contains(a) {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("this host has no address in %s", network)
+}
+
+// bringUp are the facts and acts of one plan.
+type bringUp struct {
+	*Host
+	plan
+}
+
+func (b *bringUp) path(name string) string { return filepath.Join("/", b.Root, name) }
+
+// keysFile keeps the site's answer.
+const keysFile = "keys.json"
+
+// await is a step that comes by itself.
+func (b *bringUp) await(name string, fact func(*cluster) error) service.Step {
+	return service.Step{Name: name, Limit: 2 * time.Minute, Holds: func(ctx context.Context) error {
+		c, err := b.see(ctx)
+		if err != nil {
+			return err
+		}
+		return fact(c)
+	}}
+}
+
+// demand is a step that people alone can make hold.
+func (b *bringUp) demand(name string, fact func(context.Context) error) service.Step {
+	return service.Step{Name: name, Holds: fact, Make: fact}
+}
+
+// start is the step that a service runs, with settings no older than those that are there.
+func (b *bringUp) start(u unit, name string, limit time.Duration) service.Step {
+	return service.Step{
+		Name: name, Limit: limit,
+		Holds: func(ctx context.Context) error { return b.runs(ctx, u) },
+		Make: func(ctx context.Context) error {
+			b.changed()
+			return b.Machine.StartUnit(ctx, u.name)
+		},
+	}
+}
+
+func (b *bringUp) runs(ctx context.Context, u unit) error {
+	state, err := b.Machine.UnitState(ctx, u.name)
+	if err != nil {
+		return err
+	}
+	if state != "active" && state != "reloading" {
+		return fmt.Errorf("%s is %s", u.name, state)
+	}
+	started, err := b.Machine.UnitStarted(ctx, u.name)
+	if err != nil {
+		return err
+	}
+	for _, input := range u.inputs() {
+		info, err := os.Stat(b.path(input))
+		if err != nil {
+			return fmt.Errorf("%s lacks %w", u.name, err)
+		}
+		if started.Before(info.ModTime()) {
+			return fmt.Errorf("%s runs with an older /%s", u.name, input)
+		}
+	}
+	return nil
+}
+
+func (b *bringUp) hasSettings(context.Context) error {
+	keys, err := b.keys()
+	if err != nil {
+		return err
+	}
+	for _, f := range b.files(keys) {
+		have, err := os.ReadFile(b.path(f.path))
+		if err != nil || string(have) != f.text {
+			return fmt.Errorf("/%s is not as it should be", f.path)
+		}
+	}
+	return nil
+}
+
+func (b *bringUp) writeSettings(context.Context) error {
+	b.changed()
+	keys, err := b.keys()
+	if err != nil {
+		return err
+	}
+	for _, f := range b.files(keys) {
+		if err := b.put(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put gives a file its text, in one piece, where it has another. It is gone with the boot, so it need not be durable.
+func (b *bringUp) put(f file) error {
+	path := b.path(f.path)
+	if have, err := os.ReadFile(path); err == nil && string(have) == f.text {
+		return nil
+	}
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.WriteFile(path+".new", []byte(f.text), fs.FileMode(f.mode))
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return nil
+}
+
+func (b *bringUp) serving(c *cluster) error {
+	list, err := b.disks()
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		if d.deed == serve {
+			if err := c.serves(d.noted); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bringUp) hasPools(ctx context.Context) error {
+	c, err := b.see(ctx)
+	if err != nil {
+		return err
+	}
+	return c.pooled(b.wish.Pools, b.wish.Copies)
+}
+
+// makePools makes the pools that lack, and gives every pool the copies that are wanted.
+func (b *bringUp) makePools(ctx context.Context) error {
+	b.changed()
+	c, err := b.see(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range b.wish.Pools {
+		i := slices.IndexFunc(c.Pools, func(p pool) bool { return p.Name == name })
+		if i < 0 {
+			if err := b.makePool(ctx, name); err != nil {
+				return err
+			}
+		}
+		if i >= 0 && c.Pools[i].Applications["rbd"] != nil {
+			continue
+		}
+		if _, err := b.ceph(ctx, nil, "osd", "pool", "application", "enable", name, "rbd"); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.Pools {
+		for setting, value := range map[string][2]int{"size": {p.Size, b.wish.Copies}, "min_size": {p.MinSize, least(b.wish.Copies)}} {
+			if value[0] == value[1] {
+				continue
+			}
+			args := []string{"osd", "pool", "set", p.Name, setting, fmt.Sprint(value[1])}
+			if value[1] == 1 {
+				args = append(args, "--yes-i-really-mean-it") // the document says so
+			}
+			if _, err := b.ceph(ctx, nil, args...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bringUp) isHealthy(ctx context.Context) error {
+	c, err := b.see(ctx)
+	if err == nil {
+		err = c.healthy()
+	}
+	b.settle(err == nil)
+	return err
+}
+
+// makePool makes a pool, and first lets those use it who may use all pools.
+func (b *bringUp) makePool(ctx context.Context, name string) error {
+	args := []string{"auth", "caps", userVolumes}
+	for _, right := range rights(userVolumes, b.wish.Pools) {
+		args = append(args, right[0], right[1])
+	}
+	if _, err := b.ceph(ctx, nil, args...); err != nil {
+		return err
+	}
+	_, err := b.ceph(ctx, nil, "osd", "pool", "create", name)
+	return err
+}
+
+// services are the units of ours that are there, in the order in which they are stopped.
+func (h *Host) services() (list []string) {
+	for _, pattern := range []string{"ceph-osd@*", "ceph-osd-make@*", "ceph-mgr@*", "ceph-mon@*", "ceph-mon-make"} {
+		found, err := filepath.Glob(filepath.Join("/", h.Root, unitDir, pattern+".service"))
+		if err != nil {
+			panic(err) // the patterns are well-formed
+		}
+		for _, path := range found {
+			list = append(list, filepath.Base(path))
+		}
+	}
+	return list
+}
+
+// gone asks whether nothing of Ceph is left on the running machine.
+func (h *Host) gone(context.Context) error {
+	if list := h.services(); len(list) > 0 {
+		return fmt.Errorf("%s still there", strings.Join(list, ", "))
+	}
+	if _, err := os.Stat(filepath.Join("/", h.Root, runDir)); err == nil {
+		return fmt.Errorf("/%s is still there", runDir)
+	}
+	return nil
+}
+
+// leave stops Ceph and removes its settings. Disks, keys and state stay, for a host that comes back.
+func (h *Host) leave(ctx context.Context) error {
+	h.changed()
+	for _, unit := range h.services() {
+		if err := h.Machine.StopUnit(ctx, unit); err != nil {
+			return err
+		}
+		if err := os.Remove(filepath.Join("/", h.Root, unitDir, unit)); err != nil {
+			return err
+		}
+	}
+	keyrings, err := filepath.Glob(filepath.Join("/", h.Root, confDir, "ceph.*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range append(keyrings, filepath.Join("/", h.Root, runDir)) {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
