@@ -7,18 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"roost/builder/archive"
 	"roost/builder/assemble"
-	"roost/builder/container"
 	"roost/builder/lock"
 	"roost/builder/pack"
-	"roost/builder/program"
 	"roost/builder/recipe"
 	"roost/builder/tree"
 	"roost/images"
@@ -57,19 +52,11 @@ func (w *Workshop) Build(ctx context.Context, o Order) (*Built, error) {
 	if err != nil {
 		return nil, err
 	}
-	programs, err := w.prepare(ctx, r, l)
+	b, err := w.begin(r, l, o.Keys)
 	if err != nil {
 		return nil, err
 	}
-	store, err := OpenTrees(w.Cache)
-	if err != nil {
-		return nil, err
-	}
-	image, err := w.assemble(ctx, r, l, programs, store, o.Keys)
-	if err != nil {
-		return nil, err
-	}
-	artifacts, err := w.pack(ctx, r, l, programs, store, image, o.Keys)
+	image, artifacts, err := b.make(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -79,122 +66,6 @@ func (w *Workshop) Build(ctx context.Context, o Order) (*Built, error) {
 		err = w.publish(ctx, o, built)
 	}
 	return built, err
-}
-
-// programs are the compiled programs of a release: the init of the initrd, and what the recipe asks for.
-type programs struct {
-	init       *program.Binary
-	recipe     []*program.Binary // as Recipe.Programs
-	containers []string          // archives, as Recipe.Containers
-}
-
-// prepare fetches packages and compiles programs at the same time: one waits for the network, the other for processors.
-func (w *Workshop) prepare(ctx context.Context, r *recipe.Recipe, l *lock.Lock) (*programs, error) {
-	module := w.Module
-	if module == "" {
-		found, err := program.FindModule(".", filepath.Dir(r.Source()))
-		if err != nil {
-			return nil, err
-		}
-		module = found
-	}
-	p := &programs{recipe: make([]*program.Binary, len(r.Programs))}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return w.stage("fetch", fmt.Sprintf("%d packages", packages(l)), func() error { return w.fetch(ctx, l) })
-	})
-	group.Go(func() error {
-		return w.stage("compile", fmt.Sprintf("%d programs", len(r.Programs)+1), func() (err error) {
-			s := program.Source{Module: module, Package: "./appliance/initrd", Architecture: r.Architecture}
-			if p.init, err = program.Compile(ctx, w.Cache, s); err != nil {
-				return err
-			}
-			for i, want := range r.Programs {
-				if p.recipe[i], err = w.compile(ctx, r, l, module, want); err != nil {
-					return err
-				}
-			}
-			return w.containers(ctx, r, l, p)
-		})
-	})
-	return p, group.Wait()
-}
-
-// containers makes the archives of the recipe's container images.
-func (w *Workshop) containers(ctx context.Context, r *recipe.Recipe, l *lock.Lock, p *programs) error {
-	for _, c := range r.Containers {
-		file, err := w.container(ctx, r, l, p, c)
-		if err != nil {
-			return err
-		}
-		p.containers = append(p.containers, file)
-	}
-	return nil
-}
-
-func (w *Workshop) container(ctx context.Context, r *recipe.Recipe, l *lock.Lock, p *programs, c recipe.Container) (string, error) {
-	if i := slices.IndexFunc(r.Programs, func(have recipe.Program) bool { return have.Name == c.Program }); i >= 0 {
-		return container.Of(ctx, w.Cache, c, p.recipe[i].Path, r.Architecture)
-	}
-	pin, ok := l.Container(c.Name)
-	if !ok {
-		return "", fmt.Errorf("cannot fetch image %s: the lock does not pin it: run \"roost lock %s\"", c.Name, r.Source())
-	}
-	return w.puller(r).Fetch(ctx, w.Cache, c, pin, w.Offline)
-}
-
-func (w *Workshop) puller(r *recipe.Recipe) container.Puller {
-	return container.Puller{Base: filepath.Dir(r.Source()), Architecture: r.Architecture, Keychain: authn.DefaultKeychain}
-}
-
-// compile makes one program of the recipe.
-func (w *Workshop) compile(ctx context.Context, r *recipe.Recipe, l *lock.Lock, module string, want recipe.Program) (*program.Binary, error) {
-	if _, pinned := want.Locked(); pinned {
-		pin, ok := l.Program(want.Name)
-		if !ok || pin.Wants != want.WantsDigest() {
-			return nil, fmt.Errorf("cannot compile %s: the lock does not pin it: run \"roost lock %s\"", want.Name, r.Source())
-		}
-		return program.CompileLocked(ctx, w.Cache, want, pin, r.Architecture, w.Offline)
-	}
-	s := program.Source{Module: module, Package: want.Package, Architecture: r.Architecture}
-	if want.Directory != "" {
-		s.Module = filepath.Join(filepath.Dir(r.Source()), want.Directory)
-	}
-	return program.Compile(ctx, w.Cache, s)
-}
-
-func packages(l *lock.Lock) (n int) {
-	for range l.Packages() {
-		n++
-	}
-	return n
-}
-
-// assemble makes the tree of the root image.
-func (w *Workshop) assemble(ctx context.Context, r *recipe.Recipe, l *lock.Lock, p *programs, store *tree.Store, set *keys.Set) (image assemble.Result, err error) {
-	table, err := w.readFile(recipe.Shipped + "ids.yaml")
-	if err != nil {
-		return image, fmt.Errorf("cannot read the table of user ids: %w", err)
-	}
-	ids, err := assemble.ParseIDs(table)
-	if err != nil {
-		return image, err
-	}
-	files, err := ownFiles(r, l, set)
-	if err != nil {
-		return image, err
-	}
-	config := assemble.Config{Store: store, Deb: w.Cache.Blob, Lock: l, Recipe: r, IDs: ids, Files: files, Log: w.Log}
-	for i, want := range r.Programs {
-		if want.Target != "" {
-			config.Programs = append(config.Programs, assemble.Program{Target: want.Target, Path: p.recipe[i].Path, Links: want.Links()})
-		}
-	}
-	for i, c := range r.Containers {
-		config.Programs = append(config.Programs, assemble.Program{Target: c.File(), Path: p.containers[i], Mode: 0o644})
-	}
-	err = w.stage("assemble", r.Name+" "+string(r.Version), func() (err error) { image, err = assemble.Tree(ctx, config); return err })
-	return image, err
 }
 
 // ownFiles are what a release holds besides packages and the recipe's files: whom it trusts, and what it is.
@@ -222,41 +93,6 @@ func ownFiles(r *recipe.Recipe, l *lock.Lock, set *keys.Set) ([]recipe.File, err
 		files = append(files, file(images.ComponentsPath, components))
 	}
 	return files, nil
-}
-
-// Places of the boot loader and the UKI stub in Debian's systemd-boot-efi.
-const (
-	stubPath   = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
-	loaderPath = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
-)
-
-func (w *Workshop) pack(ctx context.Context, r *recipe.Recipe, l *lock.Lock, p *programs, store *tree.Store, image assemble.Result, set *keys.Set) (a *pack.Artifacts, err error) {
-	signer, cert := set.SecureBootDB()
-	in := pack.Input{
-		Name: r.Name, Version: r.Version, Architecture: r.Architecture, Created: l.SourceDate(), Lock: l.Digest(),
-		Tree: image.Tree, Store: store, Kernel: pack.Kernel{Version: image.Kernel.Version, Image: image.Kernel.Image},
-		Arguments: r.Kernel.Arguments, InitrdModules: r.Kernel.InitrdModules, Init: p.init.Path,
-		Slot: int64(r.Slot.Root), Verity: int64(r.Slot.Verity), State: int64(r.Slot.State), Memory: int64(r.Needs.Memory),
-		Update: images.Update{Tries: r.Update.Tries, GateSeconds: r.Update.GateSeconds, RollbackFloor: r.Update.RollbackFloor},
-		Gates:  r.Gates, Units: image.Units, Signer: signer, Cert: cert, Cache: w.Cache, Log: w.Log,
-	}
-	for path, to := range map[string]*string{stubPath: &in.Stub, loaderPath: &in.Loader} {
-		e, ok := image.Tree.Lookup(path)
-		if !ok {
-			return nil, fmt.Errorf("cannot make a boot image of %s: it has no %s; add the package systemd-boot-efi", r.Name, path)
-		}
-		*to = store.Path(e.Blob)
-	}
-	in.Packages = installed(l, image.Packages)
-	for i, b := range append([]*program.Binary{p.init}, p.recipe...) {
-		name := "initrd"
-		if i > 0 {
-			name = r.Programs[i-1].Name
-		}
-		in.Materials = append(in.Materials, pack.Material{URI: "pkg:golang/" + name + "?toolchain=" + b.Toolchain, Digest: b.Source})
-	}
-	err = w.stage("pack", r.Name+" "+string(r.Version), func() (err error) { a, err = pack.Image(ctx, in); return err })
-	return a, err
 }
 
 // installed joins what dpkg says of the packages with the digests of the lock.

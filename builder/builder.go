@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"roost/builder/archive"
@@ -37,6 +38,8 @@ type Workshop struct {
 	Offline bool   // use only what the cache has
 	Log     *slog.Logger
 	Watch   func(Event) // called as the work goes on, from one goroutine at a time; nil for none
+
+	watching sync.Mutex
 }
 
 // Event is a step of the work for a person to see.
@@ -50,6 +53,8 @@ type Event struct {
 
 func (w *Workshop) watch(e Event) {
 	if w.Watch != nil {
+		w.watching.Lock()
+		defer w.watching.Unlock()
 		w.Watch(e)
 	}
 }

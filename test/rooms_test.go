@@ -43,11 +43,12 @@ var mayImport = map[string][]string{
 	"builder/deb/xz":    {},
 	"builder/archive":   {"images", "images/durable", "builder/deb"},
 	"builder/lock":      {"images", "builder/recipe", "builder/deb"},
-	"builder/program":   {"images", "builder/archive", "builder/recipe", "builder/lock"},
+	"builder/program":   {"images", "builder/archive", "builder/recipe", "builder/lock", "builder/cores"},
 	"builder/container": {"images", "builder/archive", "builder/recipe", "builder/lock"},
 	"builder/tree":      {"images"},
-	"builder/assemble":  {"images", "images/durable", "builder/recipe", "builder/lock", "builder/deb", "builder/archive", "builder/tree", "recipes"},
-	"builder/pack":      {"images/...", "builder/archive", "builder/recipe", "builder/lock", "builder/tree"},
+	"builder/cores":     {},
+	"builder/assemble":  {"images", "images/durable", "builder/recipe", "builder/lock", "builder/deb", "builder/archive", "builder/tree", "builder/cores", "recipes"},
+	"builder/pack":      {"images/...", "builder/archive", "builder/recipe", "builder/lock", "builder/tree", "builder/cores"},
 
 	"pxe/...": {"images/...", "pxe/..."},
 

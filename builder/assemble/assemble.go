@@ -32,6 +32,9 @@ import (
 	"os"
 	"runtime"
 
+	"golang.org/x/sync/errgroup"
+
+	"roost/builder/cores"
 	"roost/builder/lock"
 	"roost/builder/recipe"
 	"roost/builder/tree"
@@ -44,11 +47,16 @@ type Config struct {
 	Deb      func(images.Digest) (path string, err error) // where the fetched .deb with this digest is
 	Lock     *lock.Lock                                   // the packages
 	Recipe   *recipe.Recipe                               // the edits
-	Programs []Program
-	Files    []recipe.File // of the builder, on top of the recipe's: trust keys, the stamp
+	Programs func(context.Context) ([]Program, error)     // waits until they are compiled; may be nil
+	Files    []recipe.File                                // of the builder, on top of the recipe's: trust keys, the stamp
 	IDs      IDs
-	Workers  int          // packages unpacked at a time; 0: one per processor
+	Cores    *cores.Pool  // nil: one of all processors
 	Log      *slog.Logger // nil: silent
+
+	// Modules is called as soon as the kernel and its modules are likely to be final, with a tree of the modules only, so that
+	// work on them may begin. What they are in the end is in the result. It may be called more than once, and from another
+	// goroutine; it may be nil.
+	Modules func(tree.Tree, Kernel)
 }
 
 // Result is an assembled image.
@@ -72,13 +80,7 @@ type Installed struct {
 // assembly is one run of Tree.
 type assembly struct {
 	Config
-}
-
-func (a *assembly) workers() int {
-	if a.Workers > 0 {
-		return a.Workers
-	}
-	return runtime.GOMAXPROCS(0)
+	programs []Program
 }
 
 // finishVersion is part of the key of every finished tree; it changes when edits or the seal do.
@@ -86,38 +88,92 @@ const finishVersion = "finish 3"
 
 // Tree assembles. When nothing changed since an earlier call, the answer comes from the store.
 func Tree(ctx context.Context, c Config) (Result, error) {
-	a := &assembly{c}
+	a := &assembly{Config: c}
 	if a.Log == nil {
 		a.Log = slog.New(slog.DiscardHandler)
 	}
-	key, err := a.finishKey()
-	if err != nil {
-		return Result{}, fmt.Errorf("cannot assemble %s: %w", a.Recipe.Name, err)
+	if a.Cores == nil {
+		a.Cores = cores.New(runtime.GOMAXPROCS(0))
 	}
-	result, ok, err := a.loadResult(ctx, key)
-	if err != nil || ok {
-		return result, err
-	}
-	if result, err = a.assemble(ctx); err == nil {
-		err = a.saveResult(key, result)
-	}
+	result, err := a.tree(ctx)
 	if err != nil {
 		return Result{}, fmt.Errorf("cannot assemble %s: %w", a.Recipe.Name, explainFull(err))
 	}
 	return result, nil
 }
 
-func (a *assembly) assemble(ctx context.Context) (Result, error) {
-	t, err := a.groups(ctx)
+// errFound ends work that is not needed.
+var errFound = errors.New("the image is in the store")
+
+// tree has the packages configured while the programs are being compiled.
+func (a *assembly) tree(ctx context.Context) (Result, error) {
+	var key images.Digest
+	var result Result
+	var configured tree.Tree
+	group, early := errgroup.WithContext(ctx)
+	group.Go(func() (err error) { configured, err = a.configured(early); return err })
+	group.Go(func() (err error) {
+		if a.Programs != nil {
+			if a.programs, err = a.Programs(early); err != nil {
+				return err
+			}
+		}
+		if key, err = a.finishKey(); err != nil {
+			return err
+		}
+		var found bool
+		if result, found, err = a.loadResult(early, key); err == nil && found {
+			err = errFound
+		}
+		return err
+	})
+	switch err := group.Wait(); {
+	case err == errFound:
+		return result, nil
+	case err != nil:
+		return Result{}, err
+	}
+	result, err := a.finish(ctx, configured)
 	if err != nil {
 		return Result{}, err
 	}
+	return result, a.saveResult(key, result)
+}
+
+// configured returns the tree of all packages. The kernel's modules are prepared while later packages are configured, on the
+// assumption that these change nothing about them. Where that is wrong, finish finds nothing in the store and prepares them
+// again.
+func (a *assembly) configured(ctx context.Context) (tree.Tree, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var early errgroup.Group
+	begun := false
+	t, err := a.groups(ctx, func(t tree.Tree) {
+		kernel, ok, err := FindKernel(t)
+		if begun || !ok || err != nil {
+			return
+		}
+		begun = true
+		early.Go(func() error {
+			_, err := a.modules(ctx, t, kernel)
+			return err
+		})
+	})
+	if err != nil {
+		cancel()
+	}
+	early.Wait() // what failed fails again in finish, if it matters
+	cancel()
+	return t, err
+}
+
+// finish makes an image of configured packages.
+func (a *assembly) finish(ctx context.Context, t tree.Tree) (Result, error) {
 	kernel, ok, err := FindKernel(t)
 	if err != nil {
 		return Result{}, err
 	}
 	if ok {
-		if t, err = a.modules(ctx, t, kernel.Version, a.Recipe.Kernel.Modules); err != nil {
+		if t, err = a.modules(ctx, t, kernel); err != nil {
 			return Result{}, err
 		}
 	}
@@ -149,7 +205,7 @@ func (a *assembly) finishKey() (images.Digest, error) {
 		return "", err
 	}
 	parts = append(parts, string(files))
-	for _, p := range a.Programs {
+	for _, p := range a.programs {
 		d, err := digestFile(p.Path)
 		if err != nil {
 			return "", err

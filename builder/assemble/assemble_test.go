@@ -97,7 +97,7 @@ func TestRebuilds(t *testing.T) {
 	top := pkg{name: "top", files: []tarFile{text("./usr/share/top", "1")}}
 	b := newBench(t).group("base", aliases).group("top", top)
 	first := b.build()
-	if got := strings.Join(b.events, "; "); got != "packages unpacked; group assembled base; group assembled top" {
+	if got := strings.Join(b.events, "; "); got != "group assembled base; group assembled top" {
 		t.Errorf("first build: %s", got)
 	}
 
@@ -113,7 +113,7 @@ func TestRebuilds(t *testing.T) {
 	b.config.Lock.Groups = b.config.Lock.Groups[:1]
 	top.version, top.files = "2", []tarFile{text("./usr/share/top", "2")}
 	changed := b.group("top", top).build()
-	if got := strings.Join(b.events, "; "); got != "packages unpacked; group assembled top" {
+	if got := strings.Join(b.events, "; "); got != "group assembled top" {
 		t.Errorf("build with a changed top: %s", got)
 	}
 	if got := b.read(changed.Tree, "/usr/share/top"); got != "2" {
@@ -144,7 +144,7 @@ func TestEdits(t *testing.T) {
 	if err := os.WriteFile(program, []byte("elf"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.config.Programs = []Program{{Target: "/usr/bin/roostd", Path: program}}
+	b.config.Programs = ready(Program{Target: "/usr/bin/roostd", Path: program})
 	b.config.Files = []recipe.File{{Path: "/usr/lib/roost/release.json", Mode: 0o644, Content: []byte("{}")}}
 	b.config.Recipe = &recipe.Recipe{
 		Name: "small", Version: "1.0", Architecture: "amd64",
@@ -231,7 +231,7 @@ func TestBadEdits(t *testing.T) {
 		}, "quote is not closed"},
 		"unknown owner of state": {func(c *Config) { c.Recipe.State = []recipe.State{{Path: "/var/lib/x", Owner: "ghost"}} }, "no ghost in /etc/passwd"},
 		"no such seed":           {func(c *Config) { c.Recipe.State = []recipe.State{{Path: "/var/lib/x", Seed: "/usr/none"}} }, "no directory of the image"},
-		"missing program":        {func(c *Config) { c.Programs = []Program{{Target: "/usr/bin/x", Path: "/nonexistent/x"}} }, "/nonexistent/x"},
+		"missing program":        {func(c *Config) { c.Programs = ready(Program{Target: "/usr/bin/x", Path: "/nonexistent/x"}) }, "/nonexistent/x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t).group("base", aliases, pkg{name: "s", files: []tarFile{text("./usr/lib/systemd/system/static.service", "[Service]\nExecStart=/x\n")}})
@@ -252,10 +252,10 @@ func TestComponentEdits(t *testing.T) {
 	if err := os.WriteFile(program, []byte("tool"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.config.Programs = []Program{
-		{Target: "/usr/bin/tool", Path: program, Links: []string{"/usr/bin/a", "/usr/sbin/b"}},
-		{Target: "/usr/lib/roost/containers/x.tar", Path: program, Mode: 0o644},
-	}
+	b.config.Programs = ready(
+		Program{Target: "/usr/bin/tool", Path: program, Links: []string{"/usr/bin/a", "/usr/sbin/b"}},
+		Program{Target: "/usr/lib/roost/containers/x.tar", Path: program, Mode: 0o644},
+	)
 	r := b.config.Recipe
 	r.Groups = []recipe.Group{{Name: "tool", GID: 2000}}
 	r.Users = []recipe.User{{Name: "tool", UID: 2000, Group: "tool", Home: "/nonexistent", Shell: "/x"}}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"roost/builder/deb"
@@ -118,7 +119,7 @@ func newBench(t *testing.T) *bench {
 	}
 	b := &bench{t: t, store: store, debs: map[images.Digest]string{}}
 	b.config = Config{
-		Store: store, Lock: &lock.Lock{Architecture: "amd64"}, Log: slog.New(&recorder{b}),
+		Store: store, Lock: &lock.Lock{Architecture: "amd64"}, Log: slog.New(&recorder{b: b}),
 		Deb: func(d images.Digest) (string, error) {
 			if b.debs[d] == "" {
 				return "", fmt.Errorf("no .deb %s", d)
@@ -130,8 +131,16 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// ready are programs that need not be waited for.
+func ready(programs ...Program) func(context.Context) ([]Program, error) {
+	return func(context.Context) ([]Program, error) { return programs, nil }
+}
+
 // recorder notes the messages of a run.
-type recorder struct{ b *bench }
+type recorder struct {
+	b  *bench
+	mu sync.Mutex
+}
 
 func (r *recorder) Enabled(context.Context, slog.Level) bool { return true }
 func (r *recorder) WithAttrs([]slog.Attr) slog.Handler       { return r }
@@ -144,6 +153,8 @@ func (r *recorder) Handle(_ context.Context, m slog.Record) error {
 		}
 		return true
 	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.b.events = append(r.b.events, event)
 	return nil
 }

@@ -40,7 +40,7 @@ func (a *assembly) edit(t tree.Tree) (tree.Tree, error) {
 			return tree.Tree{}, fmt.Errorf("cannot edit %s: %w", e.Path, err)
 		}
 	}
-	for _, p := range a.Programs {
+	for _, p := range a.programs {
 		if err := a.addProgram(d, p); err != nil {
 			return tree.Tree{}, fmt.Errorf("cannot add program %s: %w", p.Target, err)
 		}

@@ -27,9 +27,9 @@ func (a *assembly) groupKey(below images.Digest, g lock.Group) images.Digest {
 	return keyOf(parts...)
 }
 
-// groups returns the tree of all groups and its key. It looks for the highest group that is cached and builds only those
-// above.
-func (a *assembly) groups(ctx context.Context) (tree.Tree, error) {
+// groups returns the tree of all groups. It looks for the highest group that is cached and builds only those above. It calls
+// done with the tree after each, from the highest cached one on, on the way.
+func (a *assembly) groups(ctx context.Context, done func(tree.Tree)) (tree.Tree, error) {
 	keys := a.groupKeys()
 	built := tree.Tree{}
 	next := 0
@@ -43,25 +43,43 @@ func (a *assembly) groups(ctx context.Context) (tree.Tree, error) {
 			break
 		}
 	}
+	if next > 0 {
+		done(built)
+	}
 	if next == len(a.Lock.Groups) {
 		return built, nil
 	}
-	layers, err := a.allLayers(ctx)
-	if err != nil {
-		return tree.Tree{}, err
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	unpacked := a.unpackAll(ctx, a.Lock.Groups)
+	defer func() {
+		cancel()
+		for _, u := range unpacked {
+			u.group.Wait() // what failed has been told
+		}
+	}()
 	own := newOwnership()
 	for i, g := range a.Lock.Groups {
-		if i < next {
-			err = own.note(layers[i], built.Draft())
-		} else {
-			built, err = a.buildGroup(ctx, built, g, layers[i], own)
-			if err == nil {
-				err = a.Store.SaveTree(keys[i], built)
-			}
+		started := time.Now()
+		layers, err := unpacked[i].wait()
+		waited := time.Since(started)
+		switch {
+		case err != nil:
+		case i < next:
+			err = own.note(layers, built.Draft())
+		default:
+			err = a.Cores.Urgent(func() (err error) {
+				if built, err = a.buildGroup(ctx, built, g, layers, own); err == nil {
+					err = a.Store.SaveTree(keys[i], built)
+				}
+				return err
+			})
+			a.Log.Info("group assembled", "group", g.Name, "packages", len(layers), "waited", waited.Round(time.Millisecond), "took", time.Since(started).Round(time.Millisecond))
 		}
 		if err != nil {
 			return tree.Tree{}, fmt.Errorf("cannot assemble group %s: %w", g.Name, err)
+		}
+		if i >= next {
+			done(built)
 		}
 	}
 	return built, nil
@@ -78,28 +96,8 @@ func (a *assembly) groupKeys() []images.Digest {
 	return keys
 }
 
-// allLayers unpacks the packages of all groups together, so that both processors are busy whatever the groups' sizes.
-func (a *assembly) allLayers(ctx context.Context) ([][]*layer, error) {
-	started := time.Now()
-	var all []lock.Package
-	for _, g := range a.Lock.Groups {
-		all = append(all, g.Packages...)
-	}
-	layers, err := a.unpackAll(ctx, all)
-	if err != nil {
-		return nil, err
-	}
-	a.Log.Info("packages unpacked", "packages", len(all), "took", time.Since(started).Round(time.Millisecond))
-	split := make([][]*layer, len(a.Lock.Groups))
-	for i, g := range a.Lock.Groups {
-		split[i], layers = layers[:len(g.Packages)], layers[len(g.Packages):]
-	}
-	return split, nil
-}
-
 // buildGroup puts layers on the tree below and configures them.
 func (a *assembly) buildGroup(ctx context.Context, below tree.Tree, g lock.Group, layers []*layer, own *ownership) (tree.Tree, error) {
-	started := time.Now()
 	d := below.Draft()
 	diversions, err := a.text(d, database+"/diversions")
 	if err != nil {
@@ -119,11 +117,7 @@ func (a *assembly) buildGroup(ctx context.Context, below tree.Tree, g lock.Group
 	if unpacked, err = a.configure(ctx, unpacked, g, layers); err != nil {
 		return tree.Tree{}, err
 	}
-	if err := a.checkIDs(unpacked.Draft()); err != nil {
-		return tree.Tree{}, err
-	}
-	a.Log.Info("group assembled", "group", g.Name, "packages", len(layers), "took", time.Since(started).Round(time.Millisecond))
-	return unpacked, nil
+	return unpacked, a.checkIDs(unpacked.Draft())
 }
 
 // configureScript runs what dpkg would have run before unpacking, makes the users, and lets dpkg configure.

@@ -69,13 +69,18 @@ func moduleName(p string) string {
 
 // modules returns t with the kernel modules that rules keep, and those they depend on, decompressed, and the indexes that
 // modprobe reads made anew by the tree's own depmod. Decompressed modules give small updates between releases.
-func (a *assembly) modules(ctx context.Context, t tree.Tree, version string, rules []recipe.Rule) (tree.Tree, error) {
+func (a *assembly) modules(ctx context.Context, t tree.Tree, kernel Kernel) (tree.Tree, error) {
+	version, rules := kernel.Version, a.Recipe.Kernel.Modules
 	home := modulesHome + "/" + version
 	depmod, ok := t.Lookup("/usr/bin/kmod")
 	if !ok {
 		return tree.Tree{}, fmt.Errorf("cannot index modules of kernel %s: the image has no kmod; add the package", version)
 	}
-	key := keyOf("modules 2", version, fmt.Sprint(rules), string(depmod.Blob), string(subtree(t, home).Digest()))
+	parts := []string{"modules 3", version, fmt.Sprint(rules), string(depmod.Blob)}
+	for _, dir := range []string{home, "/usr/lib/depmod.d", "/etc/depmod.d"} {
+		parts = append(parts, string(subtree(t, dir).Digest()))
+	}
+	key := keyOf(parts...)
 	done, ok, err := a.Store.LoadTree(ctx, key)
 	if err != nil {
 		return tree.Tree{}, err
@@ -89,6 +94,9 @@ func (a *assembly) modules(ctx context.Context, t tree.Tree, version string, rul
 			return tree.Tree{}, err
 		}
 		a.Log.Info("kernel modules prepared", "kernel", version, "files", done.Len(), "bytes", done.Size(), "took", time.Since(started).Round(time.Millisecond))
+	}
+	if a.Modules != nil {
+		a.Modules(done, kernel)
 	}
 	d := t.Draft()
 	d.Empty(home)
@@ -136,7 +144,11 @@ func (a *assembly) makeModules(ctx context.Context, t tree.Tree, home string, ru
 	if err != nil {
 		return tree.Tree{}, err
 	}
-	indexed, err := a.run(ctx, depmodTree(pruned, home), job{name: "run depmod", script: "depmod " + path.Base(home) + "\n"})
+	var indexed tree.Tree
+	err = a.Cores.Do(ctx, func() (err error) {
+		indexed, err = a.run(ctx, depmodTree(pruned, home), job{name: "run depmod", script: "depmod " + path.Base(home) + "\n"})
+		return err
+	})
 	if err != nil {
 		return tree.Tree{}, err
 	}
@@ -158,9 +170,8 @@ func (a *assembly) keepModules(ctx context.Context, files map[string]tree.Entry,
 		plain := make([]tree.Entry, len(round))
 		needs := make([][]string, len(round))
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(a.workers())
 		for i, e := range round {
-			g.Go(func() (err error) {
+			a.Cores.Go(ctx, g, func() (err error) {
 				plain[i], needs[i], err = a.decompressModule(ctx, e)
 				return err
 			})

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ func (a *assembly) materialise(ctx context.Context, t tree.Tree, dir string, hid
 	}
 	linked := onceSet{seen: map[images.Digest]bool{}}
 	g, ctx := errgroup.WithContext(ctx)
-	for part := range slices.Chunk(files, max(1, (len(files)+a.workers()-1)/a.workers())) {
+	for part := range slices.Chunk(files, max(1, (len(files)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))) {
 		g.Go(func() error {
 			for _, e := range part {
 				if err := errors.Join(ctx.Err(), a.makeFile(dir, e, &linked)); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"roost/builder/cores"
 	"roost/builder/tree"
 )
 
@@ -23,13 +24,14 @@ func toolTree(t *testing.T) (*bench, *assembly, tree.Tree) {
 	b := newBench(t).group("base", aliases, hostTools(t), pkg{name: "files", files: []tarFile{
 		text("./srv/keep", "keep"), text("./srv/edit", "old"), text("./srv/twin", "old"), text("./srv/gone", "x"), folder("./srv/d/", 0o755, 0, 0), text("./srv/d/in", "x"), text("./srv/mode", "m"),
 		folder("./srv/remade/", 0o755, 0, 0), text("./srv/remade/old", "x"), text("./srv/hidden", "h")}})
-	a := &assembly{b.config}
-	layers, err := a.allLayers(t.Context())
+	a := &assembly{Config: b.config}
+	a.Cores = cores.New(1)
+	layers, err := a.unpackAll(t.Context(), a.Lock.Groups)[0].wait()
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := tree.NewDraft()
-	if err := newOwnership().merge(d, layers[0]); err != nil {
+	if err := newOwnership().merge(d, layers); err != nil {
 		t.Fatal(err)
 	}
 	made, err := d.Tree()

@@ -139,7 +139,7 @@ func FuzzUnit(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	a := &assembly{Config{Store: store}}
+	a := &assembly{Config: Config{Store: store}}
 	f.Fuzz(func(t *testing.T, unit string) {
 		d := tree.NewDraft()
 		if err := a.write(d, vendorUnits+"/x.service", 0o644, []byte(unit)); err != nil {

@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/md5"
 	"encoding/hex"
@@ -40,10 +41,33 @@ type layer struct {
 	store   *tree.Store
 }
 
-// unpackAll turns packages into layers, in the order given. Large packages start first, for the kernel is as much work as
-// all others together; each is unpacked once ever.
-func (a *assembly) unpackAll(ctx context.Context, packages []lock.Package) ([]*layer, error) {
-	layers := make([]*layer, len(packages))
+// unpacking is the packages of one group on their way to layers.
+type unpacking struct {
+	group  errgroup.Group
+	layers []*layer
+}
+
+func (u *unpacking) wait() ([]*layer, error) { return u.layers, u.group.Wait() }
+
+// unpackAll turns the packages of groups into layers: the first group first, as scripts wait for it, and in each group large
+// packages first. Each package is unpacked once ever.
+func (a *assembly) unpackAll(ctx context.Context, groups []lock.Group) []*unpacking {
+	all := make([]*unpacking, len(groups))
+	for i, g := range groups {
+		u := &unpacking{layers: make([]*layer, len(g.Packages))}
+		for _, at := range a.largestFirst(g.Packages) {
+			a.Cores.Go(ctx, &u.group, func() (err error) {
+				u.layers[at], err = a.unpack(ctx, g.Packages[at])
+				return err
+			})
+		}
+		all[i] = u
+	}
+	return all
+}
+
+// largestFirst returns the indexes of packages.
+func (a *assembly) largestFirst(packages []lock.Package) []int {
 	order := make([]int, len(packages))
 	size := make([]int64, len(packages))
 	for i, p := range packages {
@@ -54,16 +78,8 @@ func (a *assembly) unpackAll(ctx context.Context, packages []lock.Package) ([]*l
 			}
 		}
 	}
-	slices.SortStableFunc(order, func(x, y int) int { return int(size[y]>>10 - size[x]>>10) })
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(a.workers())
-	for _, i := range order {
-		g.Go(func() (err error) {
-			layers[i], err = a.unpack(ctx, packages[i])
-			return err
-		})
-	}
-	return layers, g.Wait()
+	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(size[y], size[x]) })
+	return order
 }
 
 // unpack returns the layer of one package.
@@ -264,7 +280,7 @@ func (l *layer) conffiles() (string, error) {
 // Unpack returns the files of one package, unconfigured, from the cache if it was unpacked before. It is for packages
 // whose files are tools or data for the builder itself and not part of an image.
 func Unpack(ctx context.Context, store *tree.Store, file string, digest images.Digest) (tree.Tree, error) {
-	a := &assembly{Config{Store: store, Deb: func(images.Digest) (string, error) { return file, nil }}}
+	a := &assembly{Config: Config{Store: store, Deb: func(images.Digest) (string, error) { return file, nil }}}
 	t, err := a.packageTree(ctx, lock.Package{SHA256: digest})
 	if err != nil {
 		return tree.Tree{}, fmt.Errorf("cannot unpack %s: %w", file, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path"
 	"strings"
@@ -13,10 +14,37 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// Prepare packs those parts of the initrd that in tells enough for: the modules when it has Tree and Kernel, which need not
+// hold anything else; /init when it has Init. Image then finds them in the cache.
+func Prepare(ctx context.Context, in Input) error {
+	if in.Log == nil {
+		in.Log = slog.New(slog.DiscardHandler)
+	}
+	s := stages{cache: in.Cache, log: in.Log}
+	make := func() (err error) {
+		if in.Kernel.Version != "" {
+			_, err = packModules(ctx, s, in)
+		}
+		if in.Init != "" && err == nil {
+			_, err = packInit(ctx, s, in)
+		}
+		return err
+	}
+	if in.Cores == nil {
+		return make()
+	}
+	return in.Cores.Do(ctx, make)
+}
+
 // makeInitrd packs the initrd: three archives, one behind the other, as the kernel takes them. The first, plain one holds
 // what differs between releases; the second /init; the third the chosen kernel modules as they are loaded and their indexes
 // under /lib/modules/RELEASE. So a change costs the compression of what changed.
 func makeInitrd(ctx context.Context, s stages, in Input) (File, error) {
+	if in.Prepared != nil {
+		if err := in.Prepared(); err != nil {
+			return File{}, fmt.Errorf("initrd: %w", err)
+		}
+	}
 	modules, err := packModules(ctx, s, in)
 	if err != nil {
 		return File{}, fmt.Errorf("initrd: %w", err)

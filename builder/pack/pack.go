@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"roost/builder/archive"
+	"roost/builder/cores"
 	"roost/builder/recipe"
 	"roost/builder/tree"
 	"roost/images"
@@ -50,6 +51,9 @@ type Input struct {
 
 	Cache *archive.Cache
 	Log   *slog.Logger
+
+	Cores    *cores.Pool  // that Prepare waits for; nil: it does not
+	Prepared func() error // waits for what Prepare still makes; may be nil
 }
 
 // Kernel is the kernel image.

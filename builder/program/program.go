@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"roost/builder/archive"
+	"roost/builder/cores"
 	"roost/images"
 )
 
@@ -42,6 +43,8 @@ type Source struct {
 	Module       string // directory of the module
 	Package      string // "./appliance/roostd"
 	Architecture string // Debian's name, which is also Go's for those we support: amd64, arm64
+
+	Cores *cores.Pool // to compile on when the program's turn comes; nil: at once
 }
 
 // Binary is a compiled program.
@@ -74,7 +77,13 @@ func Compile(ctx context.Context, cache *archive.Cache, s Source) (*Binary, erro
 	}
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "program")
-	if err := compile(ctx, s, out); err != nil {
+	work := func() error { return compile(ctx, s, out) }
+	if s.Cores == nil {
+		err = work()
+	} else {
+		err = s.Cores.Do(ctx, work)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot compile %s: %w", s.Package, err)
 	}
 	if err := cache.PutEntry(Section, key, func(w io.Writer) error { return copyFile(w, out) }); err != nil {
