@@ -116,21 +116,23 @@ func (c coder) direct(in *input, n int) (coder, uint32) {
 }
 
 // literal decodes a byte. Its bits are so close to random that a branch on each would be predicted wrongly every third
-// time; so the two outcomes are selected by a mask.
+// time; so the two outcomes are selected by a mask. Each bit waits for the one before, so what it needs of memory is
+// loaded before it is known: the probabilities of both the bits that may follow.
 func (c coder) literal(in *input, probs *[0x300]prob) (coder, byte) {
 	symbol := uint32(1)
 	width, code, at := c.width, c.code, c.at
+	v := int32(probs[1])
 	for symbol < 0x100 {
-		p := &probs[symbol&0xff]
-		v := int32(*p)
+		after0, after1 := int32(probs[symbol<<1&0xff]), int32(probs[(symbol<<1+1)&0xff])
 		bound := (width >> probBits) * uint32(v)
 		rest := int64(code) - int64(bound)
 		zero := uint32(rest >> 63) // all ones when the bit is 0
 		other := width - bound
 		width = other ^ (other^bound)&zero
 		code = uint32(rest) + bound&zero
-		*p = prob(v - (v-int32(zero&(1<<probBits-31)))>>probShift)
+		probs[symbol&0xff] = prob(v - (v-int32(zero&(1<<probBits-31)))>>probShift)
 		symbol = symbol<<1 + 1 + zero
+		v = after1 ^ (after1^after0)&int32(zero)
 		if width < topValue {
 			width <<= 8
 			code = code<<8 | uint32(in[at%inputSize])
