@@ -49,37 +49,38 @@ type unpacking struct {
 
 func (u *unpacking) wait() ([]*layer, error) { return u.layers, u.group.Wait() }
 
-// unpackAll turns the packages of groups into layers: the first group first, as scripts wait for it, and in each group large
-// packages first. Each package is unpacked once ever.
+// unpackAll turns the packages of groups into layers: the largest of all first, for the kernel is as much work as the first
+// two groups; then group by group, as scripts wait for them, and in each group large ones first. Each package is unpacked once
+// ever.
 func (a *assembly) unpackAll(ctx context.Context, groups []lock.Group) []*unpacking {
 	all := make([]*unpacking, len(groups))
+	type job struct {
+		group, at int
+		size      int64
+	}
+	var jobs []job
 	for i, g := range groups {
-		u := &unpacking{layers: make([]*layer, len(g.Packages))}
-		for _, at := range a.largestFirst(g.Packages) {
-			a.Cores.Go(ctx, &u.group, func() (err error) {
-				u.layers[at], err = a.unpack(ctx, g.Packages[at])
-				return err
-			})
+		all[i] = &unpacking{layers: make([]*layer, len(g.Packages))}
+		for at, p := range g.Packages {
+			jobs = append(jobs, job{i, at, p.Size})
 		}
-		all[i] = u
+	}
+	slices.SortStableFunc(jobs, func(x, y job) int { return cmp.Or(cmp.Compare(x.group, y.group), cmp.Compare(y.size, x.size)) })
+	if len(jobs) > 0 {
+		largest := slices.IndexFunc(jobs, func(x job) bool {
+			return !slices.ContainsFunc(jobs, func(y job) bool { return y.size > x.size })
+		})
+		first := jobs[largest]
+		jobs = slices.Insert(slices.Delete(jobs, largest, largest+1), 0, first)
+	}
+	for _, j := range jobs {
+		u := all[j.group]
+		a.Cores.Go(ctx, &u.group, func() (err error) {
+			u.layers[j.at], err = a.unpack(ctx, groups[j.group].Packages[j.at])
+			return err
+		})
 	}
 	return all
-}
-
-// largestFirst returns the indexes of packages.
-func (a *assembly) largestFirst(packages []lock.Package) []int {
-	order := make([]int, len(packages))
-	size := make([]int64, len(packages))
-	for i, p := range packages {
-		order[i] = i
-		if name, err := a.Deb(p.SHA256); err == nil {
-			if info, err := os.Stat(name); err == nil {
-				size[i] = info.Size()
-			}
-		}
-	}
-	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(size[y], size[x]) })
-	return order
 }
 
 // unpack returns the layer of one package.

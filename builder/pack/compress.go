@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -21,62 +22,91 @@ func compress(ctx context.Context, s stages, f File) (File, error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(compressFrames(ctx, w, in), in.Close())
+		frames, err := newFrameWriter(w)
+		if err == nil {
+			_, err = io.Copy(io.MultiWriter(frames, contextWriter{ctx}), in)
+			err = errors.Join(err, frames.Close())
+		}
+		return errors.Join(err, in.Close())
 	})
 }
 
-// frame is a piece on its way through compressFrames.
-type frame struct {
-	data []byte
-	done chan struct{}
+// frameWriter compresses what is written to it. Close must be called, after which all has been written to w.
+type frameWriter struct {
+	encoder *zstd.Encoder
+	pending []byte      // at most one frame
+	frames  chan *frame // in order; bounds what is in memory
+	free    sync.Pool
+	written chan error // of all frames
 }
 
-func compressFrames(ctx context.Context, w io.Writer, r io.Reader) error {
+// frame is a piece on its way.
+type frame struct {
+	packed []byte
+	done   chan struct{}
+}
+
+func newFrameWriter(w io.Writer) (*frameWriter, error) {
 	// The next level halves the speed for 2 % of the size.
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	frames := make(chan *frame, runtime.GOMAXPROCS(0)) // bounds what is in memory
-	var readErr error
+	f := &frameWriter{encoder: encoder, frames: make(chan *frame, runtime.GOMAXPROCS(0)), written: make(chan error, 1)}
 	go func() {
-		defer close(frames)
-		for {
-			data := make([]byte, frameSize)
-			n, err := io.ReadFull(r, data)
-			if n > 0 {
-				f := &frame{data: data[:n], done: make(chan struct{})}
-				go func() {
-					f.data = encoder.EncodeAll(f.data, nil)
-					close(f.done)
-				}()
-				select {
-				case frames <- f:
-				case <-ctx.Done():
-					<-f.done
-					readErr = ctx.Err()
-					return
-				}
-			}
-			if err == io.EOF || err == io.ErrUnexpectedEOF {
-				return
-			}
-			if err != nil {
-				readErr = err
-				return
+		var err error
+		for x := range f.frames {
+			<-x.done
+			if err == nil {
+				_, err = w.Write(x.packed)
 			}
 		}
+		f.written <- err
 	}()
-	var writeErr error
-	for f := range frames {
-		<-f.done
-		if writeErr == nil {
-			if _, writeErr = w.Write(f.data); writeErr != nil {
-				cancel()
-			}
+	return f, nil
+}
+
+// Write never fails; an error of w is Close's.
+func (f *frameWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		if f.pending == nil {
+			f.pending = f.buffer()
+		}
+		take := min(len(p), frameSize-len(f.pending))
+		f.pending = append(f.pending, p[:take]...)
+		p = p[take:]
+		if len(f.pending) == frameSize {
+			f.dispatch()
 		}
 	}
-	return errors.Join(readErr, writeErr, encoder.Close())
+	return n, nil
+}
+
+func (f *frameWriter) buffer() []byte {
+	if b, ok := f.free.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, frameSize)
+}
+
+// dispatch hands the pending frame to a processor.
+func (f *frameWriter) dispatch() {
+	plain, x := f.pending, &frame{done: make(chan struct{})}
+	f.pending = nil
+	f.frames <- x
+	go func() {
+		x.packed = f.encoder.EncodeAll(plain, make([]byte, 0, len(plain)/2))
+		f.free.Put(&plain)
+		close(x.done)
+	}()
+}
+
+// Close waits until all is written.
+func (f *frameWriter) Close() error {
+	if len(f.pending) > 0 {
+		f.dispatch()
+	}
+	close(f.frames)
+	return errors.Join(<-f.written, f.encoder.Close())
 }

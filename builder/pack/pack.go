@@ -154,7 +154,7 @@ func image(ctx context.Context, in Input) (*Artifacts, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	a.Root, a.Verity = root.data, root.verity
+	a.Root, a.RootZstd, a.Verity = root.data, root.packed, root.verity
 	if a.Root.Size > in.Slot || a.Verity.Size > in.Verity {
 		return nil, fmt.Errorf("root image of %d bytes and verity data of %d do not fit the slot's %d and %d; enlarge the recipe's slot or remove files",
 			a.Root.Size, a.Verity.Size, in.Slot, in.Verity)
@@ -166,9 +166,6 @@ func image(ctx context.Context, in Input) (*Artifacts, error) {
 		return err
 	})
 	group.Go(func() (err error) {
-		if a.RootZstd, err = compress(gctx, s, a.Root); err != nil {
-			return err
-		}
 		a.VerityZstd, err = compress(gctx, s, a.Verity)
 		return err
 	})
@@ -213,6 +210,6 @@ func describe(in Input, a *Artifacts, rootHash string) *images.Release {
 
 // rootImage is a root image with its hash tree.
 type rootImage struct {
-	data, verity File
-	hash         string
+	data, packed, verity File
+	hash                 string
 }

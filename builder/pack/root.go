@@ -3,6 +3,7 @@ package pack
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,17 +12,24 @@ import (
 	"roost/images/rootfs"
 )
 
-// makeRoot writes the root image, and its hash tree while it is being written.
+// makeRoot writes the root image; its hash tree and its transport copy while it is being written.
 func makeRoot(ctx context.Context, s stages, in Input) (rootImage, error) {
 	seed := keyOf("root image 1", in.Name, string(in.Tree.Digest()), fmt.Sprint(in.Created.Unix()))
-	files, hash, err := s.run(ctx, "root image", seed, func(put put) (string, error) {
+	files, hash, err := s.run(ctx, "root image", keyOf("root image and transport copy 1", seed), func(put put) (string, error) {
 		hasher := rootfs.NewHasher(derive(seed, "salt"), uuid(seed, "verity"))
 		entries := entriesOf(in)
-		if err := put("erofs", func(w io.Writer) error {
-			_, err := rootfs.Write(io.MultiWriter(w, hasher, contextWriter{ctx}), entries, rootfs.Options{
-				Label: rootLabel(in.Name), UUID: uuid(seed, "erofs"), Time: in.Created,
-			})
+		write := func(w io.Writer) error {
+			_, err := rootfs.Write(w, entries, rootfs.Options{Label: rootLabel(in.Name), UUID: uuid(seed, "erofs"), Time: in.Created})
 			return err
+		}
+		if err := put("erofs", func(plain io.Writer) error {
+			return put("zst", func(packed io.Writer) error {
+				frames, err := newFrameWriter(packed)
+				if err != nil {
+					return err
+				}
+				return errors.Join(write(io.MultiWriter(plain, hasher, frames, contextWriter{ctx})), frames.Close())
+			})
 		}); err != nil {
 			return "", err
 		}
@@ -31,7 +39,7 @@ func makeRoot(ctx context.Context, s stages, in Input) (rootImage, error) {
 		}
 		return t.RootHash(), put("verity", func(w io.Writer) error { _, err := t.WriteTo(w); return err })
 	})
-	return rootImage{data: files["erofs"], verity: files["verity"], hash: hash}, err
+	return rootImage{data: files["erofs"], packed: files["zst"], verity: files["verity"], hash: hash}, err
 }
 
 // entriesOf converts the tree to what the image writer takes.
