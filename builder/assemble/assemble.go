@@ -31,10 +31,12 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"roost/builder/cores"
+	"roost/builder/deb"
 	"roost/builder/lock"
 	"roost/builder/recipe"
 	"roost/builder/tree"
@@ -81,6 +83,8 @@ type Installed struct {
 type assembly struct {
 	Config
 	programs []Program
+	memory   deb.Memory
+	plain    sync.Pool // of *bytes.Buffer, for decompressed modules
 }
 
 // finishVersion is part of the key of every finished tree; it changes when edits or the seal do.

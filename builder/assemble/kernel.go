@@ -2,9 +2,11 @@ package assemble
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"debug/elf"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -12,7 +14,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"roost/builder/deb"
 	"roost/builder/recipe"
 	"roost/builder/tree"
 	"roost/images"
@@ -196,7 +197,13 @@ func (a *assembly) decompressModule(ctx context.Context, e tree.Entry) (tree.Ent
 		return e, nil, err
 	}
 	if plain := plainModule(e.Path); plain != e.Path {
-		if content, err = decompress(content); err != nil {
+		buffer, ok := a.plain.Get().(*bytes.Buffer)
+		if !ok {
+			buffer = new(bytes.Buffer)
+		}
+		defer a.plain.Put(buffer)
+		buffer.Reset()
+		if content, err = a.decompress(buffer, content); err != nil {
 			return e, nil, fmt.Errorf("%s: %w", e.Path, err)
 		}
 		e.Path = plain
@@ -215,13 +222,17 @@ func (a *assembly) decompressModule(ctx context.Context, e tree.Entry) (tree.Ent
 // maxModule bounds a decompressed module; the largest of Debian 13 (nouveau, amdgpu) have tens of megabytes.
 const maxModule = 512 << 20
 
-func decompress(b []byte) ([]byte, error) {
-	r, err := deb.Decompress(bytes.NewReader(b))
+// decompress returns the content of b in buffer's memory.
+func (a *assembly) decompress(buffer *bytes.Buffer, b []byte) ([]byte, error) {
+	r, err := a.memory.Decompress(bytes.NewReader(b))
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	return readBounded(r, maxModule)
+	if n, err := buffer.ReadFrom(io.LimitReader(r, maxModule+1)); err != nil || n > maxModule {
+		return nil, cmp.Or(err, fmt.Errorf("more than %d bytes", maxModule))
+	}
+	return buffer.Bytes(), nil
 }
 
 // moduleDepends reads the depends= line of a module's .modinfo section.

@@ -176,6 +176,7 @@ func (a *assembly) unpackNew(ctx context.Context, p lock.Package) (tree.Tree, er
 	if err != nil {
 		return tree.Tree{}, err
 	}
+	archive.Memory = &a.memory
 	d := tree.NewDraft()
 	for name, content := range archive.Members {
 		blob, err := a.Store.PutBytes(content)

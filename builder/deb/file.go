@@ -30,6 +30,8 @@ type File struct {
 	Conffiles []Conffile
 	Triggers  []Trigger
 
+	Memory *Memory // for the decoder of the data part; nil: its own
+
 	data io.ReaderAt
 	size int64
 }
@@ -199,7 +201,11 @@ func parseTriggers(text []byte) ([]Trigger, error) {
 // DataTar returns the data archive as a plain tar stream, at most 32 GiB. Each call starts anew, so several readers may
 // run at once. Names in it are as the package has them; use [File.Data] to walk them safely.
 func (f *File) DataTar() (io.ReadCloser, error) {
-	plain, err := Decompress(io.NewSectionReader(f.data, 0, f.size))
+	memory := f.Memory
+	if memory == nil {
+		memory = new(Memory)
+	}
+	plain, err := memory.Decompress(io.NewSectionReader(f.data, 0, f.size))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read data of %s: %w", f.Control.Get("Package"), err)
 	}

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"roost/images"
@@ -20,7 +21,8 @@ import (
 // Store is a directory of file contents by digest and of trees by key: the cache behind every stage that makes trees. Any
 // number of processes may use one at a time; whatever is half written when power fails is found out and made again.
 type Store struct {
-	dir string
+	dir   string
+	heads sync.Pool // of *[smallBlob]byte
 }
 
 // OpenStore makes the directory if it is not there.
@@ -48,11 +50,17 @@ const smallBlob = 1 << 20
 
 // Put stores what r gives and returns its digest and size in bytes. Large contents are streamed.
 func (s *Store) Put(r io.Reader) (images.Digest, int64, error) {
-	head, err := io.ReadAll(io.LimitReader(r, smallBlob))
-	if err != nil {
+	buffer, ok := s.heads.Get().(*[smallBlob]byte)
+	if !ok {
+		buffer = new([smallBlob]byte)
+	}
+	defer s.heads.Put(buffer)
+	n, err := io.ReadFull(r, buffer[:])
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return "", 0, err
 	}
-	if len(head) < smallBlob {
+	head := buffer[:n]
+	if n < smallBlob {
 		d := images.DigestOf(head)
 		return d, int64(len(head)), s.putSmall(d, head)
 	}
@@ -138,32 +146,40 @@ func (s *Store) Open(d images.Digest) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open content %s: %w", d, err)
 	}
-	return &checkedReader{file: f, want: d, sum: sha256.New()}, nil
+	return &checkedReader{store: s, file: f, want: d, sum: sha256.New()}, nil
 }
 
 // ReadFile returns the content d whole, checked; for small files.
 func (s *Store) ReadFile(d images.Digest) ([]byte, error) {
-	r, err := s.Open(d)
+	b, err := os.ReadFile(s.Path(d))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot open content %s: %w", d, err)
 	}
-	defer r.Close()
-	return io.ReadAll(r)
+	if images.DigestOf(b) != d {
+		return nil, s.drop(d)
+	}
+	return b, nil
+}
+
+// drop removes a content that is not what its name says.
+func (s *Store) drop(d images.Digest) error {
+	os.Remove(s.Path(d))
+	return fmt.Errorf("cannot read content %s: it was damaged and is removed from the cache; build again", d)
 }
 
 // checkedReader digests what it passes on and judges at the end.
 type checkedReader struct {
-	file *os.File
-	want images.Digest
-	sum  hash.Hash
+	store *Store
+	file  *os.File
+	want  images.Digest
+	sum   hash.Hash
 }
 
 func (r *checkedReader) Read(p []byte) (int, error) {
 	n, err := r.file.Read(p)
 	r.sum.Write(p[:n])
 	if err == io.EOF && hex.EncodeToString(r.sum.Sum(nil)) != r.want.Hex() {
-		os.Remove(r.file.Name())
-		return n, fmt.Errorf("cannot read content %s: it was damaged and is removed from the cache; build again", r.want)
+		return n, r.store.drop(r.want)
 	}
 	return n, err
 }

@@ -52,15 +52,25 @@ const maxBlocks = 1 << 20
 
 // NewReader reads the first stream header. Blocks that need a dictionary larger than maxDict bytes are refused.
 func NewReader(r io.Reader, maxDict int64) (*Reader, error) {
+	x := &Reader{lzma: new(lzma), in: new(input)}
+	if err := x.Reset(r, maxDict); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// Reset begins anew with another source, as NewReader does, and keeps the memory: megabytes for each dictionary.
+func (x *Reader) Reset(r io.Reader, maxDict int64) error {
 	src, ok := r.(*bufio.Reader)
 	if !ok {
 		src = bufio.NewReaderSize(r, 64<<10)
 	}
-	x := &Reader{src: src, maxDict: maxDict, lzma: new(lzma), in: new(input)}
+	*x = Reader{src: src, maxDict: maxDict, lzma: x.lzma, in: x.in, window: x.window, blocks: x.blocks[:0]}
 	if err := x.streamHeader(); err != nil {
-		return nil, fmt.Errorf("cannot read xz: %w", err)
+		x.err = fmt.Errorf("cannot read xz: %w", err)
+		return x.err
 	}
-	return x, nil
+	return nil
 }
 
 // Read implements io.Reader.
