@@ -87,15 +87,23 @@ func packages(l *lock.Lock) (n int) {
 
 // compileAll compiles the programs, and begins the initrd with the one that is its init.
 func (b *batch) compileAll(ctx context.Context) error {
-	return b.stage("compile", fmt.Sprintf("%d programs", len(b.programs)+1), func() (err error) {
-		own := program.Source{Module: b.module, Package: "./appliance/initrd", Architecture: b.recipe.Architecture, Cores: b.cores}
-		if b.init, err = program.Compile(ctx, b.Cache, own); err != nil {
+	return b.stage("compile", fmt.Sprintf("%d programs", len(b.programs)+1), func() error {
+		group, compiling := errgroup.WithContext(ctx)
+		group.Go(func() (err error) {
+			own := program.Source{Module: b.module, Package: "./appliance/initrd", Architecture: b.recipe.Architecture, Cores: b.cores}
+			b.init, err = program.Compile(compiling, b.Cache, own)
 			return err
-		}
-		for i, want := range b.recipe.Programs {
-			if b.programs[i], err = b.compile(ctx, want); err != nil {
-				return err
+		})
+		group.Go(func() (err error) {
+			for i, want := range b.recipe.Programs {
+				if b.programs[i], err = b.compile(compiling, want); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err := group.Wait(); err != nil {
+			return err
 		}
 		for _, c := range b.recipe.Containers {
 			file, err := b.container(ctx, c)

@@ -84,7 +84,9 @@ type assembly struct {
 	Config
 	programs []Program
 	memory   deb.Memory
-	plain    sync.Pool // of *bytes.Buffer, for decompressed modules
+	copies   *copies         // of files that jobs share; nil: none
+	trash    *errgroup.Group // removes directories of jobs; nil: they are removed at once
+	plain    sync.Pool       // of *bytes.Buffer, for decompressed modules
 }
 
 // finishVersion is part of the key of every finished tree; it changes when edits or the seal do.
@@ -111,6 +113,13 @@ var errFound = errors.New("the image is in the store")
 
 // tree has the packages configured while the programs are being compiled.
 func (a *assembly) tree(ctx context.Context) (Result, error) {
+	dir, err := a.Store.Scratch("copies-")
+	if err != nil {
+		return Result{}, err
+	}
+	a.copies, a.trash = &copies{dir: dir, kept: map[copied]string{}}, new(errgroup.Group)
+	defer a.trash.Wait() // whatever it leaves is cleared when the cache is pruned
+	defer a.discard(dir)
 	var key images.Digest
 	var result Result
 	var configured tree.Tree
@@ -137,11 +146,20 @@ func (a *assembly) tree(ctx context.Context) (Result, error) {
 	case err != nil:
 		return Result{}, err
 	}
-	result, err := a.finish(ctx, configured)
+	result, err = a.finish(ctx, configured)
 	if err != nil {
 		return Result{}, err
 	}
 	return result, a.saveResult(key, result)
+}
+
+// discard removes a directory, when nothing else is to be done.
+func (a *assembly) discard(dir string) {
+	if a.trash == nil {
+		os.RemoveAll(dir)
+		return
+	}
+	a.Cores.Go(context.Background(), a.trash, func() error { return os.RemoveAll(dir) })
 }
 
 // configured returns the tree of all packages. The kernel's modules are prepared while later packages are configured, on the

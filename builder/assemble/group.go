@@ -20,7 +20,7 @@ const groupVersion = "group 3"
 // groupKey names the tree after a group by everything it is made of: the tree below, the packages in order, and the
 // numbers of users.
 func (a *assembly) groupKey(below images.Digest, g lock.Group) images.Digest {
-	parts := []string{groupVersion, configureScript, enter, hosts, strings.Join(environment(), "\n"), string(below), a.Lock.Architecture, fmt.Sprint(a.IDs)}
+	parts := []string{groupVersion, configureScript, enter, hosts, strings.Join(environment(), "\n"), strings.Join(placeholders(), "\n"), string(below), a.Lock.Architecture, fmt.Sprint(a.IDs)}
 	for _, p := range g.Packages {
 		parts = append(parts, p.Name, string(p.SHA256))
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -108,10 +109,12 @@ func makeSpecial(dir string, e tree.Entry) error {
 
 func (a *assembly) makeFile(dir string, e tree.Entry, linked *onceSet) error {
 	name := filepath.Join(dir, e.Path)
-	if e.Mode == 0o644 && e.UID == 0 && e.GID == 0 && len(e.Xattrs) == 0 && linked.first(e.Blob) {
-		if os.Link(a.Store.Path(e.Blob), name) == nil {
-			return nil
-		}
+	once := len(e.Xattrs) == 0 && linked.first(e.Blob)
+	if once && e.Mode == 0o644 && e.UID == 0 && e.GID == 0 && os.Link(a.Store.Path(e.Blob), name) == nil {
+		return nil
+	}
+	if once && a.copies.link(e, name) {
+		return nil
 	}
 	from, err := a.Store.Open(e.Blob)
 	if err != nil {
@@ -129,7 +132,55 @@ func (a *assembly) makeFile(dir string, e tree.Entry, linked *onceSet) error {
 	if err := dress(name, e); err != nil {
 		return err
 	}
-	return os.Chtimes(name, fileTime(), fileTime())
+	if err := os.Chtimes(name, fileTime(), fileTime()); err != nil || !once {
+		return err
+	}
+	return a.copies.keep(e, name)
+}
+
+// copies are files that cannot be linked from the store, for their owner or mode, with second names in a directory: the next
+// job links them from there. A nil one keeps nothing.
+type copies struct {
+	dir string
+
+	mu   sync.Mutex
+	kept map[copied]string
+}
+
+// copied is what a file must have in common with a copy to be the same.
+type copied struct {
+	blob           images.Digest
+	mode, uid, gid uint32
+}
+
+// link gives the copy of e the name, and tells whether there was one.
+func (c *copies) link(e tree.Entry, name string) bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	from, ok := c.kept[copied{e.Blob, e.Mode, e.UID, e.GID}]
+	c.mu.Unlock()
+	return ok && os.Link(from, name) == nil
+}
+
+// keep takes the file name, which is e, as a copy.
+func (c *copies) keep(e tree.Entry, name string) error {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := copied{e.Blob, e.Mode, e.UID, e.GID}
+	if c.kept[key] != "" {
+		return nil
+	}
+	at := filepath.Join(c.dir, strconv.Itoa(len(c.kept)))
+	if err := os.Link(name, at); err != nil {
+		return err
+	}
+	c.kept[key] = at
+	return nil
 }
 
 // dress gives a new file its owner, mode and attributes, in the order in which the kernel does not undo them.
@@ -182,7 +233,8 @@ func isVolatile(at string) bool {
 		policy, names, database + "/lock", database + "/lock-frontend", database + "/triggers/Lock", database + "/updates", database + "/tmp.ci":
 		return true
 	}
-	return strings.HasPrefix(at, "/var/lib/dpkg/") && strings.HasSuffix(at, "-old") ||
+	return slices.Contains(placeholders(), at) ||
+		strings.HasPrefix(at, "/var/lib/dpkg/") && strings.HasSuffix(at, "-old") ||
 		strings.HasPrefix(at, "/var/cache/debconf/") && strings.HasSuffix(at, "-old")
 }
 

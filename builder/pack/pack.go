@@ -151,6 +151,7 @@ func image(ctx context.Context, in Input) (*Artifacts, error) {
 	group.Go(func() (err error) { root, err = makeRoot(gctx, s, in); return err })
 	group.Go(func() (err error) { a.Initrd, err = makeInitrd(gctx, s, in); return err })
 	group.Go(func() (err error) { a.Loader, err = signLoader(gctx, s, in); return err })
+	group.Go(func() (err error) { a.SBOM, err = makeSBOM(gctx, s, in); return err })
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
@@ -169,7 +170,6 @@ func image(ctx context.Context, in Input) (*Artifacts, error) {
 		a.VerityZstd, err = compress(gctx, s, a.Verity)
 		return err
 	})
-	group.Go(func() (err error) { a.SBOM, err = makeSBOM(gctx, s, in); return err })
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package pack
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -28,7 +27,11 @@ func makeRoot(ctx context.Context, s stages, in Input) (rootImage, error) {
 				if err != nil {
 					return err
 				}
-				return errors.Join(write(io.MultiWriter(plain, hasher, frames, contextWriter{ctx})), frames.Close())
+				err = write(io.MultiWriter(plain, hasher, frames, contextWriter{ctx}))
+				if last := frames.Close(); err == nil { // a full disk is named once
+					err = last
+				}
+				return err
 			})
 		}); err != nil {
 			return "", err
