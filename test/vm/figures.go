@@ -33,7 +33,7 @@ func seconds(ms int64) float64 { return float64(ms) / 1000 }
 // noteMemory asks both hosts when all is done.
 func (j *Journey) noteMemory(ctx context.Context) error {
 	limits := map[string]int{"worker-0": 60, "controller-0": 150}
-	if j.Kubernetes {
+	if j.Kubernetes || j.Ceph {
 		delete(limits, "worker-0") // there is none
 	}
 	for name, limit := range limits {

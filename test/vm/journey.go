@@ -34,6 +34,8 @@ type Journey struct {
 	Contained bool
 	// Kubernetes walks the bring-up of Kubernetes instead, in a container of the lab.
 	Kubernetes bool
+	// Ceph walks the bring-up of Ceph instead, likewise.
+	Ceph bool
 	// Fleet boots so many blank machines at once instead, until the site knows them all.
 	Fleet int
 
@@ -63,6 +65,9 @@ func (j *Journey) phases() []phase {
 	}
 	if j.Kubernetes {
 		return j.kubernetesPhases()
+	}
+	if j.Ceph {
+		return j.cephPhases()
 	}
 	if j.Fleet > 0 {
 		return j.fleetPhases()

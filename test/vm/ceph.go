@@ -1,0 +1,287 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"roost/appliance/api"
+	"roost/images/depot"
+	"roost/test/lab"
+)
+
+// healthLimit is how soon Ceph must be healthy on one host at native speed on an idle computer: from the first start of the
+// daemon, three OSDs made. The test takes twice the time: it may share the computer with other tests.
+const healthLimit = 40 * time.Second
+
+// cephPhases bring Ceph up on one host, from its site document alone, and judge it with its own clients.
+func (j *Journey) cephPhases() []phase {
+	return []phase{
+		{"build the release ceph", j.buildCeph},
+		{"make a site that gives Ceph three disks, and a lab of one container that has four", j.makeCephSite},
+		{"discover and install the controller", j.installCeph},
+		{"measure it", j.measureCeph},
+		{"write and read as the operator", j.useCeph},
+		{"all is back after its power went", j.restartCeph},
+		{"a disk with somebody's data is left alone", j.refuseCephDisk},
+		{"it is wiped when the document says so, while the daemon is killed again and again", j.addCephDisk},
+		{"a disk that is gone leaves", j.loseCephDisk},
+	}
+}
+
+func (j *Journey) buildCeph(ctx context.Context) error {
+	if err := j.prepareBuild(ctx); err != nil {
+		return err
+	}
+	var built struct {
+		Digest string `json:"digest"`
+	}
+	// As it is shipped, with its lock.
+	if err := j.query(ctx, &built, "build", "roost:ceph.yaml", "--keys", j.path("keys"), "--depot", j.path("depot")); err != nil {
+		return err
+	}
+	j.releases["1"] = built.Digest
+	return nil
+}
+
+// cephDisk is the n-th disk of the container.
+func (j *Journey) cephDisk(n int) string {
+	return fmt.Sprintf("/dev/disk/by-id/roost-%s-c1-disk%d", j.lab.Name(), n)
+}
+
+func (j *Journey) makeCephSite(ctx context.Context) error {
+	l, err := lab.Up(ctx, lab.Config{Name: j.Lab, Dir: j.path("lab")})
+	if err != nil {
+		return err
+	}
+	j.lab = l
+	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	r, err := d.Get(ctx, j.releases["1"])
+	if err != nil {
+		return err
+	}
+	root, err := l.Unpack(ctx, r)
+	if err != nil {
+		return err
+	}
+	const size = 10 << 30 // sparse
+	if j.controller, err = l.Add(lab.Spec{Name: "c1", Kind: lab.Container, Root: root, Disks: []int64{size, size, size, size}}); err != nil {
+		return err
+	}
+	return j.roost(ctx, "site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
+		"--pxe", "dhcp", "--range", addressRange, "--ceph", j.cephDisk(1), "--ceph", j.cephDisk(2), "--ceph", j.cephDisk(3))
+}
+
+func (j *Journey) installCeph(ctx context.Context) error {
+	if err := j.startSeed(ctx); err != nil {
+		return err
+	}
+	defer j.stopSeed()
+	if err := j.controller.PowerOn(ctx); err != nil {
+		return err
+	}
+	_, err := j.awaitHost(ctx, 5*time.Minute, "controller-0", hasCeph)
+	return err
+}
+
+// hasCeph demands a host that serves with all of Ceph ready.
+func hasCeph(h *api.Host) error {
+	c := h.Component("ceph")
+	if c == nil {
+		return errors.New("it says nothing of Ceph")
+	}
+	if c.State != api.Ready {
+		return fmt.Errorf("its Ceph is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
+	}
+	return serving(h)
+}
+
+func (j *Journey) measureCeph(ctx context.Context) error {
+	const began = `date +%s%3N -d "$(systemctl show --value -p ExecMainStartTimestamp roostd.service)"`
+	begin, err := j.number(ctx, began)
+	if err != nil {
+		return err
+	}
+	h, err := j.awaitHost(ctx, time.Minute, "controller-0", hasCeph)
+	if err != nil {
+		return err
+	}
+	took := h.Component("ceph").Since.Sub(time.UnixMilli(int64(begin)))
+	j.note("  roostd start to HEALTH_OK with three OSDs", took.Round(100*time.Millisecond).String())
+	if took > 2*healthLimit {
+		return fmt.Errorf("cannot be content: Ceph was healthy after %s, want at most %s on an idle computer", took, healthLimit)
+	}
+	const memory = `for p in /proc/[0-9]*; do sed -n 's/^Pss: *\([0-9]*\).*/\1/p' $p/smaps_rollup 2>/dev/null || true; done | awk '{t += $1} END {print int(t/1000)}'`
+	used, err := j.number(ctx, memory)
+	if err != nil {
+		return err
+	}
+	j.note("  memory of the host with Ceph, proportional", fmt.Sprintf("%d MB", used))
+	return j.healthyCeph(ctx)
+}
+
+// healthyCeph asks the stock client, and ceph-volume for the disks.
+func (j *Journey) healthyCeph(ctx context.Context) error {
+	health, err := j.inside(ctx, j.controller, "ceph health")
+	if err != nil || health != "HEALTH_OK" {
+		return fmt.Errorf("ceph says %q: %w", health, err)
+	}
+	list, err := j.inside(ctx, j.controller, "ceph-volume raw list")
+	if err == nil && strings.Count(list, `"osd_id"`) < 3 {
+		err = fmt.Errorf("ceph-volume sees %s", list)
+	}
+	return err
+}
+
+// useCeph gives the container the operator's access, and nothing else, and writes and reads with it.
+func (j *Journey) useCeph(ctx context.Context) error {
+	if err := j.roost(ctx, "ceph", "access", "--dir", j.path("access")); err != nil {
+		return err
+	}
+	files := map[string]string{"ceph.conf": "", "ceph.client.admin.keyring": ""}
+	for name := range files {
+		b, err := os.ReadFile(j.path("access", name))
+		if err != nil {
+			return err
+		}
+		files[name] = string(b)
+	}
+	for name, text := range files {
+		cmd, err := j.controller.Command(ctx, "sh", "-ec", `umask 077; mkdir -p /run/judge; cat >/run/judge/`+name)
+		if err != nil {
+			return err
+		}
+		cmd.Stdin = strings.NewReader(text)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("cannot give access: %w: %s", err, out)
+		}
+	}
+	out, err := j.inside(ctx, j.controller, cephArgs+`
+rados $A bench 5 write --pool volumes | awk '/^Bandwidth/ {print int($3)}'
+head -c 67108864 /dev/urandom >/var/tmp/image
+rbd $A import /var/tmp/image volumes/judge >/dev/null 2>&1
+rbd $A export volumes/judge - 2>/dev/null | cmp - /var/tmp/image`)
+	if err != nil {
+		return err
+	}
+	j.note("  rados bench, three copies on one disk of the computer", out+" MB/s written")
+	return nil
+}
+
+const cephArgs = `A="--conf /run/judge/ceph.conf --keyring /run/judge/ceph.client.admin.keyring"`
+
+// restartCeph pulls the plug and demands cluster and data back.
+func (j *Journey) restartCeph(ctx context.Context) error {
+	if err := j.controller.PowerOff(); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := j.controller.PowerOn(ctx); err != nil {
+		return err
+	}
+	_, err := j.awaitHost(ctx, 5*time.Minute, "controller-0", func(h *api.Host) error {
+		if c := h.Component("ceph"); c == nil || c.Since.Before(start) {
+			return errors.New("it is not back")
+		}
+		return hasCeph(h)
+	})
+	if err != nil {
+		return err
+	}
+	j.note("  power on to HEALTH_OK again", since(start))
+	_, err = j.inside(ctx, j.controller, "rbd export volumes/judge - 2>/dev/null | cmp - /var/tmp/image")
+	return errors.Join(err, j.healthyCeph(ctx))
+}
+
+// changeCeph changes the host's configuration as an operator does.
+func (j *Journey) changeCeph(ctx context.Context, change func(*api.Ceph)) error {
+	config := &api.Config{}
+	if err := j.query(ctx, config, "host", "config", "controller-0"); err != nil {
+		return err
+	}
+	change(config.Ceph)
+	b, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(j.path("config.json"), b, 0o600); err != nil {
+		return err
+	}
+	return j.query(ctx, config, "host", "config", "controller-0", "--file", j.path("config.json"))
+}
+
+func (j *Journey) refuseCephDisk(ctx context.Context) error {
+	if _, err := j.inside(ctx, j.controller, "echo somebody | dd of="+j.cephDisk(4)+" bs=4096 seek=100 conv=notrunc,sync 2>/dev/null"); err != nil {
+		return err
+	}
+	err := j.changeCeph(ctx, func(c *api.Ceph) { c.Disks = append(c.Disks, api.CephDisk{Path: j.cephDisk(4)}) })
+	if err != nil {
+		return err
+	}
+	want := j.cephDisk(4) + " holds data of an unknown kind: it is left alone"
+	_, err = j.awaitHost(ctx, 2*time.Minute, "controller-0", func(h *api.Host) error {
+		if c := h.Component("ceph"); c == nil || c.State != api.Failed || !strings.Contains(c.Reason, want) {
+			return fmt.Errorf("its Ceph is %+v", c)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	word, err := j.inside(ctx, j.controller, "dd if="+j.cephDisk(4)+" bs=4096 skip=100 count=1 2>/dev/null | head -c 8")
+	if err == nil && word != "somebody" {
+		err = fmt.Errorf("the disk now holds %q", word)
+	}
+	return errors.Join(err, j.healthyCeph(ctx))
+}
+
+// addCephDisk has the fourth disk become an OSD, and kills the daemon every few seconds until it has.
+func (j *Journey) addCephDisk(ctx context.Context) error {
+	if err := j.changeCeph(ctx, func(c *api.Ceph) { c.Disks[3].Wipe = true }); err != nil {
+		return err
+	}
+	const kill = "systemctl kill --signal=KILL roostd.service; for i in 1 2 3 4 5; do sleep 1; ceph osd dump | grep -c '^osd.* up ' && break; done | tail -1"
+	for range 4 {
+		if _, err := j.inside(ctx, j.controller, kill); err != nil {
+			return err
+		}
+	}
+	_, err := j.awaitHost(ctx, 5*time.Minute, "controller-0", func(h *api.Host) error {
+		if n, err := j.number(ctx, "ceph osd dump | grep -c '^osd.* up '"); err != nil || n != 4 {
+			return fmt.Errorf("%d OSDs are up: %w", n, err)
+		}
+		return hasCeph(h)
+	})
+	return errors.Join(err, j.healthyCeph(ctx))
+}
+
+// loseCephDisk takes a disk away and has its OSD leave. Copies of what it held are made elsewhere.
+func (j *Journey) loseCephDisk(ctx context.Context) error {
+	if _, err := j.inside(ctx, j.controller, "rm "+j.cephDisk(2)); err != nil {
+		return err
+	}
+	if err := j.changeCeph(ctx, func(c *api.Ceph) { c.Disks[1].Gone = true }); err != nil {
+		return err
+	}
+	start := time.Now()
+	_, err := j.awaitHost(ctx, 5*time.Minute, "controller-0", func(h *api.Host) error {
+		if n, err := j.number(ctx, "ceph osd ls | wc -l"); err != nil || n != 3 {
+			return fmt.Errorf("%d OSDs are left: %w", n, err)
+		}
+		return hasCeph(h)
+	})
+	if err != nil {
+		return err
+	}
+	j.note("  a lost disk's OSD purged and HEALTH_OK again", since(start))
+	_, err = j.inside(ctx, j.controller, "rbd export volumes/judge - 2>/dev/null | cmp - /var/tmp/image")
+	return errors.Join(err, j.healthyCeph(ctx))
+}
