@@ -200,7 +200,7 @@ func (c *cluster) healthy() error {
 		for _, name := range sorted(c.Health.Checks) {
 			why = append(why, fmt.Sprintf("%s (%s)", c.Health.Checks[name].Summary.Message, name))
 		}
-		return fmt.Errorf("Ceph says %s: %s", c.Health.Status, strings.Join(why, "; "))
+		return fmt.Errorf("the cluster says %s: %s", c.Health.Status, strings.Join(why, "; "))
 	}
 	for _, g := range c.Placement.Groups {
 		if !slices.Contains(strings.Split(g.State, "+"), "active") {
