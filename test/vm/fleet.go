@@ -94,8 +94,8 @@ func (j *Journey) discoverFleet(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	seen := map[string]time.Duration{} // power-on to check-in, by MAC address
-	limit := 4*time.Minute + time.Duration(j.Fleet)*2*time.Minute
+	seen := map[string]time.Duration{}                            // power-on to check-in, by MAC address
+	limit := 5*time.Minute + time.Duration(j.Fleet)*5*time.Minute // emulated, on a computer that may have other work
 	for len(seen) < len(j.fleet) {
 		if time.Since(start) > limit {
 			return fmt.Errorf("after %s the site knows %d of %d machines: %v", limit, len(seen), len(j.fleet), seen)
