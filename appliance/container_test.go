@@ -80,7 +80,10 @@ func TestContainerRefusesUpdates(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closer.Close()
-	engine, _ := openEngine(d, slots, esp, granted{source}, &Gates{System: &fakeSystem{}})
+	engine, _, err := openEngine(d, slots, esp, granted{source}, &Gates{System: &fakeSystem{}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	d.machine = linux.Machine{}
 	if err := engine.Start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -160,12 +160,18 @@ func (d *daemon) serve(ctx context.Context, id *trust.Identity) error {
 	defer closer.Close()
 	gates := &Gates{System: d.machine, Controller: func(ctx context.Context) error { _, err := site.Site(ctx); return err }}
 	fetcher := &Fetcher{Registry: id.Assignment.Controllers[0], Transport: site.Transport(), Keys: keys}
-	engine, host := openEngine(d, slots, esp, fetcher, gates)
+	engine, host, err := openEngine(d, slots, esp, fetcher, gates)
+	if err != nil {
+		return err
+	}
 	if err := engine.Start(ctx); err != nil {
 		return err
 	}
 	node.Agent = &software.Agent{Engine: engine, Files: d.state, RootHash: d.boot.RootHash, Slot: runningSlot(slots, d.boot.RootHash),
 		Records: slot.Records{Dir: d.state}.List, Begin: host.Begin, Log: d.log}
+	if engine.Kept != nil {
+		node.Agent.Kept = engine.Kept.Record
+	}
 	if err := node.Agent.Load(); err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ const (
 
 // engineHost is the machine as the update engine asks about it.
 type engineHost struct {
+	root     string
 	machine  linux.Machine
 	rootHash string
 	vars     boot.Variables
@@ -98,6 +99,7 @@ func (h *engineHost) Facts(context.Context) (updater.Facts, error) {
 	if err != nil {
 		return updater.Facts{}, err
 	}
+	uptime -= keptFor(h.root) // gates have all their time
 	return updater.Facts{Boot: id, Uptime: uptime, Architecture: runtime.GOARCH, RootHash: h.rootHash, Started: started}, nil
 }
 
@@ -146,14 +148,18 @@ func (d *daemon) openDisk() (updater.Slots, updater.Boot, io.Closer, error) {
 }
 
 // openEngine makes the update engine of this machine.
-func openEngine(d *daemon, slots updater.Slots, esp updater.Boot, fetcher updater.Fetcher, gates updater.Gates) (*updater.Updater, *engineHost) {
+func openEngine(d *daemon, slots updater.Slots, esp updater.Boot, fetcher updater.Fetcher, gates updater.Gates) (*updater.Updater, *engineHost, error) {
+	store, err := keptState(d.root, d.boot, d.state, d.log)
+	if err != nil {
+		return nil, nil, err
+	}
 	vars := boot.Variables{Dir: boot.EFIVars}
-	host := &engineHost{machine: d.machine, rootHash: d.boot.RootHash, vars: vars, state: d.state}
+	host := &engineHost{root: d.root, machine: d.machine, rootHash: d.boot.RootHash, vars: vars, state: d.state}
 	return &updater.Updater{
 		Journal: d.state, Fetcher: fetcher, Slots: slots, Gates: gates, Log: d.log, Now: time.Now, Pause: 5 * time.Second,
 		Expect: d.pulse.part("updates"),
-		Boot:   esp, Host: host,
-	}, host
+		Boot:   esp, Host: host, Kept: store,
+	}, host, nil
 }
 
 // bootPartition is the EFI system partition that the firmware started us from, or, where it does not say, the first of the disk.

@@ -55,6 +55,7 @@ var mayImport = map[string][]string{
 	"updater":         {"images/...", "updater/..."},
 	"updater/slot":    {"images/..."},
 	"updater/boot":    {"images/..."},
+	"updater/kept":    {"images/..."},
 	"updater/install": {"images/...", "updater/slot", "updater/boot"},
 
 	"appliance":            {"appliance/...", "updater/...", "images/...", "pxe/..."},

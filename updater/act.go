@@ -178,6 +178,11 @@ func (u *Updater) arm(ctx context.Context, s State) error {
 	if err != nil {
 		return err
 	}
+	if u.Kept != nil {
+		if err := u.Kept.Prepare(root(*s.From), root(s.Target.Installed)); err != nil {
+			return err
+		}
+	}
 	records := u.records()
 	held := func(i slot.Installed) bool { return i.RootHash == s.From.RootHash || i.RootHash == s.Target.RootHash }
 	if err := errors.Join(records.Put(*s.From, held), records.Put(s.Target.Installed, held)); err != nil {

@@ -139,6 +139,8 @@ func judge(t *testing.T, m *machine, name string, b behaviour, where string) {
 	s := m.updater.Status()
 	bad := func(text string) { t.Helper(); t.Fatalf("%s: %s:\n%s", where, text, m.describe()) }
 	switch {
+	case m.spoilt != "":
+		bad(m.spoilt)
 	case s.Phase.Busy():
 		bad("not at rest")
 	case s.Phase == updater.Committed && (m.version != string(s.Target.Version) || !b.works()):
@@ -157,7 +159,7 @@ func judge(t *testing.T, m *machine, name string, b behaviour, where string) {
 	if err := m.updater.Update(context.Background(), "3", false); err != nil {
 		t.Fatalf("%s: next update: %v\n%s", where, err, m.describe())
 	}
-	if m.work(t); m.version != "3" || m.updater.Status().Phase != updater.Committed {
+	if m.work(t); m.spoilt != "" || m.version != "3" || m.updater.Status().Phase != updater.Committed {
 		bad("the next update did not get in")
 	}
 }

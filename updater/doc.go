@@ -14,6 +14,8 @@
 //   - Gates are differential: only what held before the update must hold after it, so a fault that was there already neither
 //     blocks an update nor condemns it.
 //   - A version that failed, known by the digest of its manifest, is refused until an operator clears it.
+//   - State that a recipe declares to be restored is, when the machine returns; an update whose copy of it would not fit is
+//     refused, see package kept.
 //   - A machine that returned tells the cause (gate, panic, hang, refused by the firmware, requested), the gates that failed,
 //     the last lines of that boot's log and what the kernel left in pstore.
 //

@@ -14,11 +14,14 @@ import (
 	"time"
 
 	"roost/images"
+	"roost/images/durable"
 	"roost/images/durable/durabletest"
 	"roost/images/imagestest"
 	"roost/updater"
 	"roost/updater/boot"
 	"roost/updater/boot/boottest"
+	"roost/updater/kept"
+	"roost/updater/kept/kepttest"
 	"roost/updater/slot"
 )
 
@@ -35,11 +38,13 @@ type machine struct {
 	disk       *durabletest.Disk
 	esp        *boottest.Partition
 	slots      *slots
+	tree       *kepttest.Tree // the state of a component
 	behaviours map[string]behaviour
 	documents  map[string]images.Release
 	missing    []string // references whose signature is wrong
 
 	boots     int
+	spoilt    string // what a version found in the component's state that it cannot work with
 	file      string // that the loader started
 	version   string // that runs; empty when the machine is off or stuck
 	rebooting bool
@@ -56,6 +61,7 @@ func newMachine(t testing.TB) *machine {
 	m.documents = maps.Clone(documents())
 	one := m.documents["1"]
 	m.slots = &slots{machine: m, held: [2]string{one.RootHash, "random"}, holds: [2]string{one.RootHash, ""}}
+	m.tree = kepttest.New(m.disk, map[string]string{database: "1"})
 	_, data := boottest.UKI("edge", "1")
 	m.esp.Put("edge_1.efi", data)
 	dir, err := m.disk.Dir("state")
@@ -97,6 +103,7 @@ func (m *machine) wire() {
 // restart is the power coming back: what survived is up to seed. Names that share clusters are told apart, as at mount.
 func (m *machine) restart(seed uint64) {
 	m.disk = m.disk.Restart(seed)
+	m.tree = m.tree.Restart(m.disk, seed)
 	m.esp = m.esp.Restart(seed)
 	m.esp.Backward = seed%2 == 1
 	m.wire()
@@ -124,12 +131,43 @@ func (m *machine) on(t testing.TB, seed uint64) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.updater = &updater.Updater{Journal: dir, Fetcher: m, Slots: m.slots, Boot: m.esp, Gates: m, Host: m,
+	store, ok := m.component(t, dir)
+	if !ok {
+		return true
+	}
+	m.updater = &updater.Updater{Journal: dir, Kept: store, Fetcher: m, Slots: m.slots, Boot: m.esp, Gates: m, Host: m,
 		Log: slog.New(slog.DiscardHandler), Pause: 1, Now: func() time.Time { return time.Unix(1_800_000_000, 0) }}
 	if err := m.updater.Start(context.Background()); err != nil && !errors.Is(err, durabletest.ErrPowerCut) {
 		t.Fatal(err)
 	}
 	return true
+}
+
+// database is where the machine's component keeps its state. Its versions 2 and 3 bring the state to a format of their own
+// when they start, which no version before can read.
+const database = "/var/lib/database"
+
+// component is what happens before the daemon starts: the state is kept or put back, and the component starts. It reports
+// false on a power cut.
+func (m *machine) component(t testing.TB, dir *durable.Dir) (*kept.Store, bool) {
+	t.Helper()
+	store := &kept.Store{Journal: dir, Tree: m.tree, Area: "/var/lib/roost/kept", Declared: []images.StateDir{{Path: database, Rollback: "restore"}},
+		Now: func() time.Time { return time.Unix(1_800_000_000, 0) }, Log: slog.New(slog.DiscardHandler)}
+	_, err := store.Boot(m.documents[m.version].RootHash)
+	if err == nil {
+		format := map[string]string{"2": "2", "3": "3"}[m.version]
+		if format == "" {
+			format = "1"
+		}
+		if found := m.tree.Dirs[database]; found != "1" && found != format && format != "3" || found == kepttest.Torn {
+			m.spoilt = fmt.Sprintf("%s finds format %q", m.version, found)
+		}
+		err = m.tree.Write(database, format)
+	}
+	if err != nil && !errors.Is(err, durabletest.ErrPowerCut) {
+		t.Fatal(err)
+	}
+	return store, err == nil
 }
 
 // work lets the daemon work, through reboots, until there is nothing to do. It returns false on a power cut.

@@ -15,6 +15,7 @@ import (
 	"roost/images"
 	"roost/images/durable"
 	"roost/updater/boot"
+	"roost/updater/kept"
 	"roost/updater/slot"
 )
 
@@ -84,6 +85,7 @@ type Updater struct {
 	Boot    Boot
 	Gates   Gates
 	Host    Host
+	Kept    *kept.Store // the state of components from before a trial; nil: none is kept
 	Log     *slog.Logger
 	Now     func() time.Time
 	// Expect, if set, is called whenever Run gets on, with the time in which it will again; 0 means that it waits.
@@ -191,6 +193,11 @@ func (u *Updater) Update(ctx context.Context, reference string, force bool) erro
 	if err != nil {
 		return fmt.Errorf("cannot update to %s: %w", reference, err)
 	}
+	if u.Kept != nil && !u.Status().Phase.Busy() && machine.Running.RootHash != source.Release.RootHash {
+		if err := u.Kept.Check(); err != nil {
+			return fmt.Errorf("cannot update to %s %s: %w", source.Release.Name, source.Release.Version, err)
+		}
+	}
 	return u.tell(Request{Reference: reference, Manifest: source.Manifest, Release: source.Release, Force: force, Machine: machine})
 }
 
@@ -200,7 +207,17 @@ func (u *Updater) Rollback(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot roll back: %w", err)
 	}
+	if u.Kept != nil && machine.Fallback != nil && !u.Status().Phase.Busy() {
+		if err := u.Kept.Returnable(root(machine.Running), root(*machine.Fallback)); err != nil {
+			return fmt.Errorf("cannot roll back %s %s: %w", machine.Running.Name, machine.Running.Version, err)
+		}
+	}
 	return u.tell(Rollback{Machine: machine})
+}
+
+// root is a release as package kept knows it.
+func root(i slot.Installed) kept.Release {
+	return kept.Release{RootHash: i.RootHash, Version: i.Version}
 }
 
 // Clear forgets that a release failed.
@@ -268,6 +285,7 @@ func (u *Updater) nudge() {
 
 // Run performs what is wanted until ctx ends. Start comes first.
 func (u *Updater) Run(ctx context.Context) error {
+	u.tidy()
 	for {
 		u.expect(actionLimit)
 		more, err := u.Advance(ctx)
@@ -280,12 +298,42 @@ func (u *Updater) Run(ctx context.Context) error {
 			u.pause(ctx)
 		case !more:
 			u.expect(0)
-			select {
-			case <-ctx.Done():
+			if !u.rest(ctx) {
 				return nil
-			case <-u.wake:
 			}
 		}
+	}
+}
+
+// rest waits until there may be something to do. It reports false when ctx ended. Meanwhile the state of before a committed
+// release is forgotten when its time has come.
+func (u *Updater) rest(ctx context.Context) bool {
+	var late <-chan time.Time
+	if s := u.Status(); u.Kept != nil && s.Phase == Committed {
+		if left := s.Since.Add(kept.Grace).Sub(u.Now()); left > 0 {
+			timer := time.NewTimer(left)
+			defer timer.Stop()
+			late = timer.C
+		} else if err := u.Kept.Forget(); err != nil {
+			u.Log.Error("cannot remove the copy of the state of before the update", "error", err)
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-u.wake:
+	case <-late:
+	}
+	return true
+}
+
+// tidy removes what a return left lying.
+func (u *Updater) tidy() {
+	if u.Kept == nil {
+		return
+	}
+	if err := u.Kept.Tidy(); err != nil {
+		u.Log.Error("cannot remove leftovers of kept state", "error", err)
 	}
 }
 

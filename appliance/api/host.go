@@ -125,6 +125,19 @@ type Software struct {
 	Progress int       `json:"progress,omitempty"` // percent of the phase
 	Error    string    `json:"error,omitempty"`    // why the phase does not move
 	Failures []Failure `json:"failures,omitempty"` // releases this host refuses until cleared, newest first
+
+	Kept *KeptState `json:"kept,omitempty"` // what a return to the release before would find again
+}
+
+// KeptState is the copy of components' state that a host took before a new release could change it.
+type KeptState struct {
+	Before      images.Version `json:"before,omitempty"`      // the release that may have changed the state since
+	Directories []string       `json:"directories,omitempty"` // that a return restores
+	Bytes       int64          `json:"bytes,omitempty"`
+	Seconds     int            `json:"seconds,omitempty"` // that the boot took longer for it
+	Time        time.Time      `json:"time,omitzero"`     // of which the copy is
+	Returned    time.Time      `json:"returned,omitzero"` // when it was put back, should it have been
+	Trouble     string         `json:"trouble,omitempty"` // why it could not be taken or put back
 }
 
 // Failure is the evidence of a release that did not hold on a host.

@@ -77,3 +77,12 @@ func kernelReboot() error {
 	unix.Sync()
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
+
+// RebootEarly restarts a machine whose units have not started yet, and that has no bus.
+func (m Machine) RebootEarly() error {
+	if err := forceReboot(); err != nil {
+		return fmt.Errorf("cannot reboot: %w", errors.Join(err, kernelReboot()))
+	}
+	time.Sleep(rebootPatience) // systemd ends this program meanwhile
+	return fmt.Errorf("cannot reboot: %w", kernelReboot())
+}

@@ -1,6 +1,7 @@
 // Command roostd is the appliance daemon. It is in every image; what it does there depends on what the machine is.
 //
 //	roostd run      discover, or serve as a host or controller of a site
+//	roostd state    keep components' state of before a new release, or put it back, before any unit uses it
 //	roostd render   write the generated part of /etc, before sysinit.target
 //	roostd grow     make the state partition as large as the disk allows
 //	roostd gate     run the health gates of the running release once and print the results
@@ -20,7 +21,7 @@ import (
 	"roost/appliance"
 )
 
-const usage = "usage: roostd run | render | grow | gate"
+const usage = "usage: roostd run | state | render | grow | gate"
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
@@ -38,6 +39,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 		debug.SetGCPercent(50)          // memory is dearer here than cycles
 		debug.SetMemoryLimit(128 << 20) // soft: beyond it the collector works harder
 		err = appliance.Run(ctx, log)
+	case "state":
+		err = appliance.State("/", log)
 	case "render":
 		err = appliance.Render(ctx, log)
 	case "grow":

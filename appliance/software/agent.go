@@ -14,6 +14,7 @@ import (
 	"roost/appliance/api"
 	"roost/images"
 	"roost/updater"
+	"roost/updater/kept"
 	"roost/updater/slot"
 )
 
@@ -48,6 +49,7 @@ type Agent struct {
 	RootHash string                           // of the running root
 	Slot     string                           // that holds it: a or b
 	Records  func() ([]slot.Installed, error) // what the slots hold
+	Kept     func() (*kept.Record, error)     // of the state of before the last update; nil: none is kept
 	Begin    func() error                     // called before an update is asked for; nil: nothing
 	Patience time.Duration                    // for a release to be found and judged, while the host reports nothing; 10 s when zero
 	Log      *slog.Logger
@@ -152,7 +154,7 @@ func (a *Agent) attempt(ctx context.Context, orders *api.Orders) error {
 func refusal(err error) bool {
 	for _, known := range []error{
 		updater.ErrFailedBefore, updater.ErrOlder, updater.ErrRebuilt, updater.ErrFloor, updater.ErrArchitecture, updater.ErrName, updater.ErrDoesNotFit, updater.ErrNoSlots,
-		ErrUntrusted,
+		kept.ErrNoRoom, ErrUntrusted,
 	} {
 		if errors.Is(err, known) {
 			return true
@@ -182,6 +184,13 @@ func (a *Agent) Facts() (api.Software, error) {
 		Phase: string(state.Phase), Progress: progress(state.Phase), Error: state.Reason, Failures: a.failures(&state),
 	}
 	out.Running, out.Fallback = a.installed(&state, records)
+	if a.Kept != nil {
+		r, err := a.Kept()
+		if err != nil {
+			return api.Software{}, err
+		}
+		out.Kept = keptState(r)
+	}
 	if a.journal.Refused != "" && !state.Phase.Busy() {
 		out.Phase, out.Error = phaseRefused, a.journal.Refused
 	}
@@ -214,6 +223,18 @@ func (a *Agent) installed(state *updater.State, records []slot.Installed) (runni
 
 func release(i slot.Installed) *api.Release {
 	return &api.Release{Digest: i.Manifest, Name: i.Name, Version: i.Version, RootHash: i.RootHash}
+}
+
+// keptState is a record of kept state for people. Of one that only says what is wanted there is nothing to tell.
+func keptState(r *kept.Record) *api.KeptState {
+	if r == nil || r.At.IsZero() && r.Trouble == "" {
+		return nil
+	}
+	out := &api.KeptState{Before: r.Target.Version, Bytes: r.Bytes, Seconds: r.Seconds, Time: r.At, Returned: r.Returned, Trouble: r.Trouble}
+	for _, d := range r.Restore {
+		out.Directories = append(out.Directories, d.Path)
+	}
+	return out
 }
 
 // remember keeps the evidence of a failed release, for the engine keeps only the last.
