@@ -23,7 +23,7 @@ func makeKubernetes(p *place) (service.Component, func(context.Context) error, e
 	a := p.assignment
 	host := &kubernetes.Host{
 		Root: p.root, Machine: p.machine, Keys: keys, Enforcer: enforcer, Node: a.Name, Control: a.Personality.Controls(), Controllers: a.Controllers,
-		Image: p.image, Now: time.Now, Join: p.join("kubernetes"),
+		Image: p.image, Now: time.Now, Join: p.join("kubernetes"), Ceph: p.join("ceph"),
 	}
 	if p.control != nil {
 		host.Store = p.control.kubernetes

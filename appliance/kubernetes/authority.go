@@ -88,6 +88,7 @@ const (
 	certRoost      = "roost"
 	certOperator   = "operator"
 	certPolicy     = "policy"
+	certVolumes    = "volumes"
 )
 
 // hostCertificates are those that hosts may have, by name.
@@ -97,6 +98,7 @@ func hostCertificates() map[string]certificate {
 		certController: {clusterCA, true, client("system:kube-controller-manager", "")},
 		certScheduler:  {clusterCA, true, client("system:kube-scheduler", "")},
 		certToKubelet:  {clusterCA, true, client(userServer, "")},
+		certVolumes:    {clusterCA, true, client(userVolumes, "")},
 		certRoost:      {clusterCA, true, client("roost:controller", "system:masters")},
 		certFront:      {proxyCA, true, client("front-proxy-client", "")},
 		certToStore:    {storeCA, true, client(name, "")},

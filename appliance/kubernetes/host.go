@@ -52,6 +52,7 @@ type Host struct {
 	Machine     Machine
 	Keys        Files // of the directory var/lib/roost/kubernetes
 	Join        func(context.Context, api.Join) (*api.Material, error)
+	Ceph        func(context.Context, api.Join) (*api.Material, error) // as Join, of the site's Ceph
 	Enforcer    *Enforcer
 	Store       Store  // on a controller; nil elsewhere
 	Node        string // name of this host
@@ -97,6 +98,7 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 	if p.control {
 		steps = append(steps, service.Step{Name: "rights and names", Holds: b.hasAddons, Make: b.applyAddons})
 	}
+	steps = append(steps, b.volumeSteps()...)
 	steps = append(steps,
 		service.Step{Name: "network", Holds: b.hasNetwork, Limit: 2 * time.Minute},
 		service.Step{Name: "policies", Holds: b.policed, Make: b.police, Limit: time.Minute},
@@ -110,7 +112,7 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 // plan is what the configuration means on this host.
 func (h *Host) plan(c *api.Config) (plan, error) {
 	p := plan{wish: c.Kubernetes.Defaults(), node: h.Node, control: h.Control && h.Store != nil, alone: len(h.Controllers) == 1,
-		system: string(c.Processors.Platform)}
+		system: string(c.Processors.Platform), volumes: h.hasVolumes(c)}
 	if len(h.Controllers) == 0 {
 		return p, errors.New("no controller of the site is known")
 	}
@@ -425,7 +427,7 @@ func (b *bringUp) objects() ([]object, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := addons(b.dns, b.wish.Domain, image, b.upstream())
+	list, err := addons(b.dns, b.wish.Domain, image, b.upstream(), b.volumes)
 	if err != nil {
 		return nil, err
 	}
@@ -435,7 +437,13 @@ func (b *bringUp) objects() ([]object, error) {
 			return nil, err
 		}
 		sum := sha256.Sum256(text)
-		o["metadata"].(object)["annotations"] = object{mark: hex.EncodeToString(sum[:8])}
+		meta := o["metadata"].(object)
+		notes, _ := meta["annotations"].(object)
+		if notes == nil {
+			notes = object{}
+			meta["annotations"] = notes
+		}
+		notes[mark] = hex.EncodeToString(sum[:8])
 	}
 	return list, nil
 }
@@ -607,7 +615,7 @@ func (h *Host) gone(context.Context) error {
 // leave stops Kubernetes and removes its settings. Keys and state stay, for a host that comes back.
 func (h *Host) leave(ctx context.Context) error {
 	h.Enforcer.follow(nil)
-	for _, u := range slices.Backward(plan{control: true}.units()) {
+	for _, u := range slices.Backward(plan{control: true, volumes: true}.units()) {
 		if err := h.Machine.StopUnit(ctx, u.name); err != nil {
 			return err
 		}

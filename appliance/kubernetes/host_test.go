@@ -34,6 +34,7 @@ func TestFiles(t *testing.T) {
 		dns: "10.96.0.10"}
 	for name, change := range map[string]func(*plan){
 		"controller": func(*plan) {}, "worker": func(p *plan) { p.control = false }, "divided": func(p *plan) { p.control, p.system = false, "0-1,8" },
+		"volumes": func(p *plan) { p.volumes, p.alone = true, false },
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := p
@@ -59,7 +60,7 @@ func TestFiles(t *testing.T) {
 // TestAddons reads the manifests: each object has its place in the API, and every value is filled in.
 func TestAddons(t *testing.T) {
 	for _, upstream := range [][]string{nil, {"10.0.0.53", "10.0.0.54"}} {
-		list, err := addons("10.96.0.10", "cluster.local", "roost.local/coredns:1", upstream)
+		list, err := addons("10.96.0.10", "cluster.local", "roost.local/coredns:1", upstream, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,6 +230,8 @@ func (c *cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{}`)
 	case r.URL.Path == "/api/v1/nodes/one" && who == "CN=system:node:one,O=system:nodes":
 		fmt.Fprint(w, `{"spec":{"podCIDR":"10.244.0.0/24"},"status":{"conditions":[{"type":"Ready","status":"True"}]}}`)
+	case r.URL.Path == "/apis/storage.k8s.io/v1/csinodes/one" && who == "CN=system:node:one,O=system:nodes":
+		fmt.Fprint(w, `{"spec":{"drivers":[{"name":"another"},{"name":"rbd.roost.local"}]}}`)
 	case c.objects[r.URL.Path] != nil:
 		w.Write(c.objects[r.URL.Path])
 	default:

@@ -96,7 +96,7 @@ func TestIssue(t *testing.T) {
 		certServer: "CN=kube-apiserver", certKubelet: "CN=system:node:one,O=system:nodes", certNode: "CN=system:node:one,O=system:nodes",
 		certProxy: "CN=system:kube-proxy", certController: "CN=system:kube-controller-manager", certScheduler: "CN=system:kube-scheduler",
 		certToKubelet: "CN=roost:apiserver", certToStore: "CN=kubernetes", certFront: "CN=front-proxy-client",
-		certRoost: "CN=roost:controller,O=system:masters", certPolicy: "CN=roost:policy",
+		certRoost: "CN=roost:controller,O=system:masters", certPolicy: "CN=roost:policy", certVolumes: "CN=roost:volumes",
 	}
 	for _, name := range slices.Sorted(maps.Keys(keys)) {
 		t.Run(name, func(t *testing.T) {

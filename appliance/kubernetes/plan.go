@@ -19,6 +19,7 @@ type plan struct {
 	alone   bool           // no other controller does
 	dns     string         // address of the cluster's name server
 	system  string         // processors of the platform; empty: pods have no processors of their own
+	volumes bool           // pods have volumes on Ceph
 }
 
 // Places on the machine, below its root.
@@ -62,6 +63,9 @@ func (p plan) files() []file {
 		files = append(files,
 			settings("controller-manager.conf", p.access(clusterCA+".crt", certController)),
 			settings("scheduler.conf", p.access(clusterCA+".crt", certScheduler)))
+	}
+	if p.control && p.volumes {
+		files = append(files, settings("volumes.conf", p.access(clusterCA+".crt", certVolumes)))
 	}
 	for _, u := range p.units() {
 		if len(u.exec) == 0 {
@@ -206,10 +210,13 @@ func confinement() []string {
 
 func always() []string { return []string{"Restart=always", "RestartSec=1", "LimitNOFILE=1048576"} }
 
-// units returns the services of this host in the order in which they are started.
+// units returns the services of this host; stopped from the last to the first, each still has what it needs.
 func (p plan) units() []unit {
-	node := []unit{
-		{name: "containerd.service"}, // of the image, with its configuration
+	first := []unit{{name: "containerd.service"}} // of the image, with its configuration
+	if p.control {
+		first = append(first, p.apiserver(), p.controllers(), p.scheduler())
+	}
+	return append(append(first, p.volumeUnits()...), []unit{
 		{name: "kubelet.service", description: "Kubernetes node agent",
 			before: []string{"After=containerd.service", "Wants=containerd.service", "StartLimitIntervalSec=0"},
 			exec: []string{"/usr/bin/kubelet", "--config=/" + runDir + "/kubelet.yaml", "--kubeconfig=/" + runDir + "/kubelet.conf",
@@ -220,11 +227,7 @@ func (p plan) units() []unit {
 			exec:  []string{"/usr/bin/kube-proxy", "--config=/" + runDir + "/kube-proxy.yaml"},
 			lines: always(),
 			uses:  []string{runDir + "/kube-proxy.yaml", runDir + "/kube-proxy.conf", keyDir + "/" + certProxy + ".crt"}},
-	}
-	if !p.control {
-		return node
-	}
-	return append([]unit{node[0], p.apiserver(), p.controllers(), p.scheduler()}, node[1:]...)
+	}...)
 }
 
 func pair(name string) []string { return []string{name + ".crt", name + ".key"} }
