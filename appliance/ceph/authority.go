@@ -27,6 +27,10 @@ const (
 	userVolumes   = "client.volumes" // may use the pools of block devices
 	userReader    = "client.reader"  // may look
 	userBootstrap = "client.bootstrap-osd"
+	// userKubernetes may use the one pool that holds the volumes of pods.
+	userKubernetes = "client.kubernetes"
+
+	poolKubernetes = "kubernetes"
 
 	diskKey = "disks" // not a user: the key from which those of encrypted disks are made
 )
@@ -44,6 +48,8 @@ func rights(user string, pools []string) [][2]string {
 		return [][2]string{{"mgr", "allow r"}, {"mon", "allow r"}}
 	case user == userBootstrap:
 		return [][2]string{{"mgr", "allow r"}, {"mon", "profile bootstrap-osd"}}
+	case user == userKubernetes:
+		return rights(userVolumes, []string{poolKubernetes})
 	case user == userVolumes:
 		var each []string
 		for _, pool := range pools {
@@ -106,7 +112,9 @@ func usersOf(by service.Asker) ([]string, error) {
 	case by.Host != nil && by.Config.Ceph == nil:
 		return nil, api.Denied.Errorf("cannot join Ceph: the configuration of host %s does not want it", by.Host.Name)
 	case by.Host != nil && by.Host.Personality.Controls():
-		return []string{userMonitor, userAdmin, userVolumes, userReader, userBootstrap, manager(by.Host.Name)}, nil
+		return []string{userMonitor, userAdmin, userVolumes, userKubernetes, userReader, userBootstrap, manager(by.Host.Name)}, nil
+	case by.Host != nil && by.Config.Kubernetes != nil:
+		return []string{userKubernetes, userBootstrap}, nil
 	case by.Host != nil:
 		return []string{userBootstrap}, nil
 	case by.Role == "admin":

@@ -20,12 +20,14 @@ func TestAuthority(t *testing.T) {
 		}
 	}
 	wants, not := &api.Config{Components: api.Components{Ceph: &api.Ceph{}}}, &api.Config{}
+	pods := &api.Config{Components: api.Components{Ceph: &api.Ceph{}, Kubernetes: &api.Kubernetes{}}}
 	for name, test := range map[string]struct {
 		by   service.Asker
 		want string // names of secrets, or of the problem
 	}{
-		"controller":    {service.Asker{Host: &api.Host{Name: "one", Personality: "controller"}, Config: wants}, "client.admin client.bootstrap-osd client.reader client.volumes disks fsid mgr.one mon."},
+		"controller":    {service.Asker{Host: &api.Host{Name: "one", Personality: "controller"}, Config: wants}, "client.admin client.bootstrap-osd client.kubernetes client.reader client.volumes disks fsid mgr.one mon."},
 		"worker":        {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: wants}, "client.bootstrap-osd disks fsid"},
+		"node":          {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: pods}, "client.bootstrap-osd client.kubernetes disks fsid"},
 		"another":       {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: not}, "denied"},
 		"administrator": {service.Asker{Operator: "ann", Role: "admin"}, "client.admin fsid"},
 		"operator":      {service.Asker{Operator: "bob", Role: "operator"}, "client.volumes fsid"},
@@ -69,5 +71,21 @@ func TestKey(t *testing.T) {
 	raw, err := base64.StdEncoding.DecodeString(a)
 	if err != nil || len(raw) != 28 || raw[0] != 1 || raw[10] != 16 || a == b || a != keyOf([]byte("seed"), "client.a") {
 		t.Errorf("got %x and %s, %v", raw, b, err)
+	}
+}
+
+// TestPodsPool has a pool for the volumes of pods where the site runs Kubernetes, whatever pools it names.
+func TestPodsPool(t *testing.T) {
+	h := &Host{Node: "one", Control: true, Controllers: []string{"https://10.77.0.2:7443"}, Machine: &world{}}
+	for _, named := range [][]string{nil, {"vms"}, {"vms", "kubernetes"}} {
+		c := &api.Config{Components: api.Components{Ceph: &api.Ceph{Pools: named}, Kubernetes: &api.Kubernetes{}}}
+		p, err := h.plan(c)
+		if err != nil || !slices.Contains(p.wish.Pools, "kubernetes") || len(p.wish.Pools) != 2 {
+			t.Errorf("pools %q, %v", p.wish.Pools, err)
+		}
+		c.Kubernetes = nil
+		if p, err := h.plan(c); err != nil || slices.Contains(p.wish.Pools, "kubernetes") != (len(named) == 2) {
+			t.Errorf("without Kubernetes: pools %q, %v", p.wish.Pools, err)
+		}
 	}
 }

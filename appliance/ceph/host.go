@@ -103,6 +103,9 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 // plan is what the configuration means on this host.
 func (h *Host) plan(c *api.Config) (p plan, err error) {
 	p = plan{wish: c.Ceph.Defaults(), node: h.Node}
+	if c.Kubernetes != nil && !slices.Contains(p.wish.Pools, poolKubernetes) {
+		p.wish.Pools = append(slices.Clone(p.wish.Pools), poolKubernetes)
+	}
 	if p.monitor, err = monitorOf(h.Controllers); err != nil {
 		return p, err
 	}

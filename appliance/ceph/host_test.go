@@ -31,7 +31,7 @@ const fsid = "6f7c1c1e-52a0-4a3e-9d29-3a1d5a7d7f10"
 
 func someKeys() map[string]string {
 	keys := map[string]string{secretFSID: fsid}
-	for _, user := range []string{userMonitor, userAdmin, userVolumes, userReader, userBootstrap, manager("one")} {
+	for _, user := range []string{userMonitor, userAdmin, userVolumes, userKubernetes, userReader, userBootstrap, manager("one")} {
 		keys[user] = keyOf([]byte("seed"), user)
 	}
 	return keys
