@@ -36,6 +36,8 @@ type Journey struct {
 	Kubernetes bool
 	// Ceph walks the bring-up of Ceph instead, likewise.
 	Ceph bool
+	// Volumes walks the bring-up of both instead, up to volumes for pods.
+	Volumes bool
 	// Fleet boots so many blank machines at once instead, until the site knows them all.
 	Fleet int
 
@@ -68,6 +70,9 @@ func (j *Journey) phases() []phase {
 	}
 	if j.Ceph {
 		return j.cephPhases()
+	}
+	if j.Volumes {
+		return j.volumesPhases()
 	}
 	if j.Fleet > 0 {
 		return j.fleetPhases()
