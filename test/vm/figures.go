@@ -33,8 +33,8 @@ func seconds(ms int64) float64 { return float64(ms) / 1000 }
 // noteMemory asks both hosts when all is done.
 func (j *Journey) noteMemory(ctx context.Context) error {
 	limits := map[string]int{"worker-0": 60, "controller-0": 150}
-	if j.Kubernetes || j.Ceph {
-		delete(limits, "worker-0") // there is none
+	if j.worker == nil {
+		delete(limits, "worker-0")
 	}
 	for name, limit := range limits {
 		h, err := j.awaitHost(ctx, time.Minute, name, serving)

@@ -55,13 +55,18 @@ func (j *Journey) prepareBuild(ctx context.Context) error {
 
 // release builds release n from its recipe and remembers its manifest digest.
 func (j *Journey) release(ctx context.Context, n string) error {
+	return j.releaseOf(ctx, j.recipe(n), n)
+}
+
+// releaseOf builds a release from any recipe, to be called n.
+func (j *Journey) releaseOf(ctx context.Context, recipe, n string) error {
 	var built struct {
 		Digest images.Digest `json:"digest"`
 	}
-	if err := j.roost(ctx, "lock", j.recipe(n)); err != nil {
+	if err := j.roost(ctx, "lock", recipe); err != nil {
 		return err
 	}
-	err := j.query(ctx, &built, "build", j.recipe(n), "--keys", j.path("keys"), "--depot", j.path("depot"))
+	err := j.query(ctx, &built, "build", recipe, "--keys", j.path("keys"), "--depot", j.path("depot"))
 	if err != nil {
 		return err
 	}
@@ -106,9 +111,9 @@ func (j *Journey) makeSite(ctx context.Context) (err error) {
 	return j.initSite(ctx)
 }
 
-func (j *Journey) initSite(ctx context.Context) error {
-	return j.roost(ctx, "site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
-		"--pxe", "dhcp", "--range", addressRange)
+func (j *Journey) initSite(ctx context.Context, more ...string) error {
+	return j.roost(ctx, append([]string{"site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
+		"--pxe", "dhcp", "--range", addressRange}, more...)...)
 }
 
 // bootMedia boots the disk image, from SATA and from USB, and the ISO image on machines without a network. None belongs to
