@@ -2,6 +2,7 @@ package recipes_test
 
 import (
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +27,9 @@ func TestShipped(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v", err)
 			continue
+		}
+		if k := r.Kernel; k.Flavour == "realtime" && !slices.Contains(k.Arguments, "efi=runtime") {
+			t.Errorf("%s: its kernel cannot set boot entries: it has no argument efi=runtime", name)
 		}
 		data, err := fs.ReadFile(recipes.FS(), strings.TrimSuffix(name, ".yaml")+".lock")
 		if err != nil {
