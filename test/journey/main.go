@@ -4,11 +4,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"roost/test/vm"
@@ -44,5 +47,26 @@ func walk(ctx context.Context, roost, dir string, short bool, cuts int) error {
 		return err
 	}
 	j := &vm.Journey{Roost: roost, Recipes: filepath.Join("test", "vm", "testdata"), Dir: dir, Out: os.Stdout, Lab: "journey", Short: short, Cuts: cuts}
-	return j.Run(ctx)
+	return errors.Join(j.Run(ctx), handOver(dir, os.Getenv("SUDO_UID"), os.Getenv("SUDO_GID")))
+}
+
+// handOver gives the work directory to the user who called sudo, who may read it and remove it then.
+func handOver(dir, user, group string) error {
+	if user == "" || group == "" {
+		return nil
+	}
+	uid, err := strconv.Atoi(user)
+	if err != nil {
+		return fmt.Errorf("cannot read SUDO_UID: %w", err)
+	}
+	gid, err := strconv.Atoi(group)
+	if err != nil {
+		return fmt.Errorf("cannot read SUDO_GID: %w", err)
+	}
+	return filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(name, uid, gid)
+	})
 }
