@@ -236,6 +236,12 @@ func (b *batch) pack(ctx context.Context, image assemble.Result) (a *pack.Artifa
 		*to = b.store.Path(e.Blob)
 	}
 	in.Packages = installed(l, image.Packages)
+	in.Contained = map[string]string{}
+	for _, c := range r.Containers {
+		if i := slices.IndexFunc(r.Programs, func(have recipe.Program) bool { return have.Name == c.Program }); i >= 0 {
+			in.Contained[c.File()] = b.programs[i].Path
+		}
+	}
 	for i, p := range append([]*program.Binary{b.init}, b.programs...) {
 		name := "initrd"
 		if i > 0 {

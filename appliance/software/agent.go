@@ -185,11 +185,11 @@ func (a *Agent) Facts() (api.Software, error) {
 	}
 	out.Running, out.Fallback = a.installed(&state, records)
 	if a.Kept != nil {
-		r, err := a.Kept()
-		if err != nil {
-			return api.Software{}, err
+		if r, err := a.Kept(); err != nil {
+			out.Kept = &api.KeptState{Trouble: err.Error()}
+		} else {
+			out.Kept = keptState(r)
 		}
-		out.Kept = keptState(r)
 	}
 	if a.journal.Refused != "" && !state.Phase.Busy() {
 		out.Phase, out.Error = phaseRefused, a.journal.Refused

@@ -33,11 +33,12 @@ type Input struct {
 	Packages []Package
 
 	Kernel        Kernel
-	Arguments     []string      // of the kernel, after roothash= and the defaults
-	InitrdModules []recipe.Rule // which modules go into the initrd; none: DefaultInitrdModules
-	Init          string        // file on the host: the static program that becomes /init
-	Stub          string        // file on the host: systemd's linuxx64.efi.stub
-	Loader        string        // file on the host: systemd-boot, unsigned
+	Arguments     []string          // of the kernel, after roothash= and the defaults
+	InitrdModules []recipe.Rule     // which modules go into the initrd; none: DefaultInitrdModules
+	Init          string            // file on the host: the static program that becomes /init
+	Contained     map[string]string // archives of container images, by their paths in the image: the one program in each, on the host
+	Stub          string            // file on the host: systemd's linuxx64.efi.stub
+	Loader        string            // file on the host: systemd-boot, unsigned
 
 	Slot, Verity, State int64 // bytes of the partitions; zero means disk's defaults, State is the least
 	Memory              int64 // bytes of RAM a discovery boot needs

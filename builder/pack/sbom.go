@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -83,21 +85,30 @@ const (
 	contains   = "CONTAINS"
 )
 
-// makeSBOM writes which packages and which files an image holds. Every file belongs to a package, or to the recipe.
+// makeSBOM writes which packages, files and Go modules an image holds. Every file belongs to a package, or to the recipe.
 func makeSBOM(ctx context.Context, s stages, in Input) (File, error) {
 	packages, err := json.Marshal(in.Packages)
 	if err != nil {
 		return File{}, err
 	}
-	key := keyOf("sbom 1", in.Name, string(in.Version), in.Architecture, fmt.Sprint(in.Created.Unix()), string(in.Tree.Digest()), string(packages))
+	initrd, err := goProgram(in.Init)
+	if err != nil {
+		return File{}, fmt.Errorf("cannot read the initrd's program: %w", err)
+	}
+	key := keyOf("sbom 2", fmt.Sprint(initrd), in.Name, string(in.Version), in.Architecture, fmt.Sprint(in.Created.Unix()), string(in.Tree.Digest()), string(packages))
 	return s.one(ctx, "SBOM", key, func(w io.Writer) error {
 		sums, err := fileSums(ctx, in)
 		if err != nil {
 			return err
 		}
+		programs, err := goPrograms(in)
+		if err != nil {
+			return err
+		}
+		programs[initrdProgram] = initrd
 		e := json.NewEncoder(w)
 		e.SetEscapeHTML(false)
-		return e.Encode(sbomOf(in, key, sums))
+		return e.Encode(sbomOf(in, key, sums, programs))
 	})
 }
 
@@ -148,8 +159,8 @@ func fileSums(ctx context.Context, in Input) (map[string]string, error) {
 	return byDigest, nil
 }
 
-// sbomOf writes the document; sums is the SHA-1 of each content by its digest.
-func sbomOf(in Input, key string, sums map[string]string) *spdx {
+// sbomOf writes the document; sums is the SHA-1 of each content by its digest, programs what Go programs say of themselves.
+func sbomOf(in Input, key string, sums map[string]string, programs map[string]*debug.BuildInfo) *spdx {
 	doc := &spdx{
 		Version: "SPDX-2.3", License: "CC0-1.0", ID: documentID, Name: fmt.Sprintf("%s-%s", in.Name, in.Version),
 		Namespace: fmt.Sprintf("https://roost.local/spdx/%s/%s/%s", in.Name, url.PathEscape(string(in.Version)), key[:32]),
@@ -182,6 +193,15 @@ func sbomOf(in Input, key string, sums map[string]string) *spdx {
 	}
 	for i, p := range in.Packages {
 		doc.add(debianPackage(p, i), owned[i], codes[i])
+	}
+	known := map[string]string{}
+	for _, f := range doc.Files {
+		if info := cmp.Or(programs["sha256:"+f.Checksums[1].Value], programs[strings.TrimPrefix(f.Name, ".")]); info != nil {
+			doc.modules(f.ID, info, known)
+		}
+	}
+	if info := programs[initrdProgram]; info != nil {
+		doc.modules(imageID, info, known)
 	}
 	doc.add(spdxPackage{
 		ID: recipeID, Name: in.Name + "-recipe", Version: string(in.Version), Location: "NOASSERTION",
