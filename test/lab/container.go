@@ -97,13 +97,18 @@ func (c container) create() error {
 			return fmt.Errorf("cannot create container %s: %v", c.Name, err)
 		}
 	}
-	for n, size := range c.Disks {
-		f, err := os.OpenFile(c.dataPath(n), os.O_CREATE|os.O_RDWR, 0o600)
+	return c.createDisks()
+}
+
+// createDisks makes the further disks of a machine, as sparse files.
+func (m *Machine) createDisks() error {
+	for n, size := range m.Disks {
+		f, err := os.OpenFile(m.dataPath(n), os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
-			return fmt.Errorf("cannot create disk %d of %s: %v", n+1, c.Name, err)
+			return fmt.Errorf("cannot create disk %d of %s: %v", n+1, m.Name, err)
 		}
 		if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
-			return fmt.Errorf("cannot size disk %d of %s: %v", n+1, c.Name, err)
+			return fmt.Errorf("cannot size disk %d of %s: %v", n+1, m.Name, err)
 		}
 	}
 	return nil

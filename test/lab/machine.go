@@ -26,7 +26,7 @@ const (
 )
 
 // Spec says what a machine is made of. The zero value of a field takes the default. Containers use Name, Kind, Disk (which
-// they only name as their size), Disks and Root; virtual machines all but the last two.
+// they only name as their size), Disks and Root; virtual machines all but Root.
 type Spec struct {
 	Name     string `json:"name"`
 	Kind     Kind   `json:"kind"`            // VirtualMachine (default) or Container
@@ -42,7 +42,7 @@ type Spec struct {
 	BIOS     bool   `json:"bios,omitempty"`  // legacy firmware instead of UEFI, for machines that only discovery supports
 
 	Root  Root    `json:"root"`            // what a container runs, from Lab.Unpack
-	Disks []int64 `json:"disks,omitempty"` // bytes of each block device that a container gets besides its state
+	Disks []int64 `json:"disks,omitempty"` // bytes of each further disk; a virtual machine's are virtio with serial NAME-diskN
 }
 
 func (s Spec) withDefaults() Spec {

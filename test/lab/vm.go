@@ -26,6 +26,9 @@ func (m vm) create() error {
 			return err
 		}
 	}
+	if err := m.createDisks(); err != nil {
+		return err
+	}
 	return m.lab.network.tap(m.portName())
 }
 
@@ -124,6 +127,10 @@ func (m vm) arguments() []string {
 	}
 	if m.Disk > 0 {
 		a = append(a, m.diskArguments()...)
+	}
+	for n := range m.Disks {
+		a = append(a, "-blockdev", fmt.Sprintf("driver=file,filename=%s,aio=threads,discard=unmap,node-name=data%d", m.dataPath(n), n+1),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=data%d,serial=%s-disk%d", n+1, m.Name, n+1))
 	}
 	return a
 }

@@ -36,8 +36,8 @@ type Journey struct {
 	Kubernetes bool
 	// Ceph walks the bring-up of Ceph instead, likewise.
 	Ceph bool
-	// Volumes walks the bring-up of both instead, up to volumes for pods.
-	Volumes bool
+	// Volumes walks the bring-up of both instead, up to claims of pods, in a container; or Machine, up to volumes in use.
+	Volumes, Machine bool
 	// Fleet boots so many blank machines at once instead, until the site knows them all.
 	Fleet int
 
@@ -45,6 +45,7 @@ type Journey struct {
 	lab        *lab.Lab
 	controller *lab.Machine
 	worker     *lab.Machine
+	tree       string // where the release's root is mounted, for its programs
 	fleet      []*lab.Machine
 	seed       *exec.Cmd
 	seedOut    *os.File
@@ -158,7 +159,7 @@ func (j *Journey) close() error {
 	if j.lab == nil {
 		return nil
 	}
-	return j.lab.Down()
+	return errors.Join(j.closeTree(), j.lab.Down())
 }
 
 // command prepares roost with the site's context.

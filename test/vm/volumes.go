@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,6 +14,9 @@ import (
 // volumesPhases bring up Kubernetes and Ceph on one host, and demand volumes of them as far as a container can show it: claims
 // are answered with images in Ceph. The kernel of this computer may have no block devices of Ceph, so no pod uses one.
 func (j *Journey) volumesPhases() []phase {
+	if j.Machine {
+		return j.machinePhases()
+	}
 	return []phase{
 		{"build the release kubernetes-ceph", j.buildVolumes},
 		{"make a site that wants Kubernetes and Ceph, and a lab of one container with three disks", j.makeVolumesSite},
@@ -59,13 +61,20 @@ func (j *Journey) makeVolumesSite(ctx context.Context) error {
 		return err
 	}
 	const disk = 5 << 30
-	if j.controller, err = l.Add(lab.Spec{Name: "c1", Kind: lab.Container, Root: root, Disks: []int64{disk, disk, disk}}); err != nil {
+	spec, disks := lab.Spec{Name: "c1", Kind: lab.Container, Root: root, Disks: []int64{disk, disk, disk}}, "/dev/disk/by-id/roost-"+j.Lab+"-c1-disk%d"
+	if j.Machine {
+		spec.Kind, spec.Memory, disks = lab.VirtualMachine, 6<<30, "/dev/disk/by-id/virtio-c1-disk%d"
+		if err := j.openTree(root.Image); err != nil {
+			return err
+		}
+	}
+	if j.controller, err = l.Add(spec); err != nil {
 		return err
 	}
 	args := []string{"site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
 		"--pxe", "dhcp", "--range", addressRange, "--kubernetes"}
 	for n := 1; n <= 3; n++ {
-		args = append(args, "--ceph", fmt.Sprintf("/dev/disk/by-id/roost-%s-c1-disk%d", j.Lab, n))
+		args = append(args, "--ceph", fmt.Sprintf(disks, n))
 	}
 	return j.roost(ctx, args...)
 }
@@ -78,17 +87,24 @@ func (j *Journey) installVolumes(ctx context.Context) error {
 	if err := j.controller.PowerOn(ctx); err != nil {
 		return err
 	}
-	_, err := j.awaitHost(ctx, 10*time.Minute, "controller-0", func(h *api.Host) error {
-		c := h.Component("ceph")
-		if c == nil {
-			return errors.New("it says nothing of Ceph")
-		}
-		if c.State != api.Ready {
-			return fmt.Errorf("its Ceph is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
-		}
-		return hasKubernetes(h)
-	})
+	_, err := j.awaitHost(ctx, 40*time.Minute, "controller-0", hasBoth(time.Time{}))
 	return err
+}
+
+// hasBoth demands a host that serves with Kubernetes and Ceph ready, both since a time.
+func hasBoth(since time.Time) func(*api.Host) error {
+	return func(h *api.Host) error {
+		for _, name := range []string{"ceph", "kubernetes"} {
+			c := h.Component(name)
+			if c == nil || c.Since.Before(since) {
+				return fmt.Errorf("it says nothing of %s", name)
+			}
+			if c.State != api.Ready {
+				return fmt.Errorf("its %s is %s, step %d of %d, %s: %s", name, c.State, c.Done+1, c.Steps, c.Step, c.Reason)
+			}
+		}
+		return serving(h)
+	}
 }
 
 func (j *Journey) claimVolume(ctx context.Context) error {
