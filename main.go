@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &command.UsageError{Command: c, Err: err} })
-	root.AddCommand(buildCommand(), lockCommand(), imageCommand(), pxeCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Kubernetes(), command.Ceph(), command.Audit(), labCommand())
+	root.AddCommand(buildCommand(), lockCommand(), imageCommand(), pxeCommand(), cacheCommand(), keysCommand(), command.Site(), command.Host(), command.Release(), command.Update(), command.Kubernetes(), command.Ceph(), command.OpenStack(), command.Audit(), labCommand())
 	root.PersistentFlags().String("site", "", "site to talk to: a name, or the path of a context file; default $ROOST_SITE, else the only one known")
 	err := root.ExecuteContext(ctx)
 	var usage *command.UsageError

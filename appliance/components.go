@@ -13,6 +13,7 @@ import (
 	"roost/appliance/ceph"
 	"roost/appliance/client"
 	"roost/appliance/kubernetes"
+	"roost/appliance/openstack"
 	"roost/appliance/service"
 	"roost/appliance/trust"
 	"roost/images"
@@ -23,12 +24,12 @@ import (
 const statusFile = "run/roost/components.json"
 
 // authorities are what the site knows of each component that this release can run.
-func authorities() []service.Authority {
-	return []service.Authority{kubernetes.Authority{}, ceph.Authority{}}
+func authorities(site *trust.Authority) []service.Authority {
+	return []service.Authority{kubernetes.Authority{}, ceph.Authority{}, openstack.Authority{Signer: site}}
 }
 
 // makers make each component of a host.
-func makers() []maker { return []maker{makeKubernetes, makeCeph} }
+func makers() []maker { return []maker{makeKubernetes, makeCeph, makeOpenStack} }
 
 // maker makes one component for a host, and what else of it must run as long as the host does, if anything.
 type maker func(*place) (service.Component, func(context.Context) error, error)

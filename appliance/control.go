@@ -107,7 +107,7 @@ func OpenControl(ctx context.Context, config ControlConfig) (c *Control, err err
 		releases = ownShelf{c.shelf}
 	}
 	c.software = software.New(software.Config{Store: c.store, Shelf: releases, Alive: config.pulse.loop("rollouts"), Now: config.Now, Log: config.Log})
-	c.service = service.New(service.Config{Store: c.store, Authorities: authorities(), Now: config.Now, Log: config.Log})
+	c.service = service.New(service.Config{Store: c.store, Authorities: authorities(config.Authority), Now: config.Now, Log: config.Log})
 	c.kubernetes, c.doors = &kubernetesDoor{control: c}, make(chan opening)
 	c.server = server.New(server.Config{
 		Store: c.store, Authority: config.Authority, Trust: c.trust, Host: c.host, Software: c.software, Service: c.service, Shelf: c.shelf,

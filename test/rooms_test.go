@@ -68,7 +68,8 @@ var mayImport = map[string][]string{
 	"appliance/host":       {"appliance/api", "appliance/store", "images"},
 	"appliance/service":    {"appliance/api", "appliance/store", "images"},
 	"appliance/kubernetes": {"appliance/api", "appliance/service", "images", "images/durable"},
-	"appliance/ceph":       {"appliance/api", "appliance/service", "images/durable"}, // openstack likewise
+	"appliance/ceph":       {"appliance/api", "appliance/service", "images/durable"},
+	"appliance/openstack":  {"appliance/api", "appliance/service", "images", "images/durable"},
 	"appliance/volume":     {},
 	"appliance/volumed":    {"appliance/volume"},
 	"appliance/software":   {"appliance/api", "appliance/store", "images/...", "updater/..."},
@@ -79,7 +80,7 @@ var mayImport = map[string][]string{
 	"appliance/server":     {"appliance/api", "appliance/store", "appliance/config", "appliance/fault", "appliance/host", "appliance/service", "appliance/software", "appliance/trust", "appliance/console", "images"},
 	"appliance/console":    {"appliance/api", "appliance/store"},
 	"appliance/client":     {"appliance/api", "images", "images/durable"},
-	"appliance/command":    {"appliance/api", "appliance/ceph", "appliance/client", "appliance/kubernetes", "appliance/trust", "images", "images/depot"},
+	"appliance/command":    {"appliance/api", "appliance/ceph", "appliance/client", "appliance/kubernetes", "appliance/openstack", "appliance/trust", "images", "images/depot"},
 
 	"test/lab": {"images/...", "pxe/...", "appliance/client", "appliance/api"},
 	"test/...": {"..."},

@@ -28,6 +28,7 @@ type Component struct {
 type Components struct {
 	Kubernetes *Kubernetes `json:"kubernetes,omitempty"` // nil: the host runs none
 	Ceph       *Ceph       `json:"ceph,omitempty"`       // likewise
+	OpenStack  *OpenStack  `json:"openstack,omitempty"`  // likewise
 }
 
 // Validate checks every wish, on a host with these interfaces.
@@ -38,7 +39,12 @@ func (c *Components) Validate(interfaces []Interface) error {
 		}
 	}
 	if c.Ceph != nil {
-		return c.Ceph.Validate()
+		if err := c.Ceph.Validate(); err != nil {
+			return err
+		}
+	}
+	if c.OpenStack != nil {
+		return c.OpenStack.Validate()
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func connect(c *cobra.Command) (*client.Client, error) {
 func Site() *cobra.Command {
 	var file trust.SiteFile
 	var operator, address, gateway string
-	var cluster bool
+	var cluster, cloud bool
 	var shares resourceFlags
 	var storage cephFlags
 	initialise := &cobra.Command{
@@ -50,6 +50,9 @@ func Site() *cobra.Command {
 			file.Config.Resources = *resources
 			if cluster {
 				file.Config.Kubernetes = &api.Kubernetes{}
+			}
+			if cloud {
+				file.Config.OpenStack = &api.OpenStack{}
 			}
 			file.Config.Ceph = storage.wish(file.First.Name)
 			secrets, err := trust.NewSite(&file, operator, time.Now())
@@ -82,6 +85,7 @@ func Site() *cobra.Command {
 	f.BoolVar(&cluster, "kubernetes", false, "run Kubernetes on the hosts of the site; their release must have it")
 	shares.define(initialise)
 	storage.define(initialise)
+	f.BoolVar(&cloud, "openstack", false, "run OpenStack on the hosts of the site; their releases must have it")
 	f.StringVar(&operator, "operator", "admin", "your name in the audit record")
 	for _, required := range []string{"name", "address", "mac"} {
 		if err := initialise.MarkFlagRequired(required); err != nil {

@@ -61,6 +61,31 @@ func (m Machine) ReloadUnits(ctx context.Context) error {
 	return nil
 }
 
+// RunUnit lets systemd read its units again, starts a unit that runs to its end, and waits for that.
+func (m Machine) RunUnit(ctx context.Context, unit string) error {
+	conn, err := bus(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.ReloadContext(ctx); err != nil {
+		return fmt.Errorf("cannot let systemd read its units: %w", err)
+	}
+	ended := make(chan string, 1)
+	if _, err := conn.StartUnitContext(ctx, unit, "replace", ended); err != nil {
+		return fmt.Errorf("cannot run %s: %w", unit, err)
+	}
+	select {
+	case result := <-ended:
+		if result != "done" {
+			return fmt.Errorf("cannot run %s: it %s; its journal says why", unit, result)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // StopUnit stops a unit and waits until it has ended. A unit that systemd does not know is stopped.
 func (m Machine) StopUnit(ctx context.Context, unit string) error {
 	conn, err := bus(ctx)

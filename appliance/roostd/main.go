@@ -5,6 +5,7 @@
 //	roostd render   write the generated part of /etc, before sysinit.target
 //	roostd grow     make the state partition as large as the disk allows
 //	roostd gate     run the health gates of the running release once and print the results
+//	roostd front    end TLS for OpenStack's services, by the routes in the file named next
 package main
 
 import (
@@ -21,7 +22,7 @@ import (
 	"roost/appliance"
 )
 
-const usage = "usage: roostd run | state | render | grow | gate"
+const usage = "usage: roostd run | state | render | grow | gate | front FILE"
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
@@ -29,7 +30,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
-	if len(args) != 1 {
+	if len(args) != 1 && !(len(args) == 2 && args[0] == "front") {
 		fmt.Fprintln(stderr, usage)
 		return 2
 	}
@@ -47,6 +48,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = appliance.Grow(ctx, "/", log)
 	case "gate":
 		err = appliance.PrintGates(ctx, stdout)
+	case "front":
+		err = errors.New("front needs a file of routes")
+		if len(args) == 2 {
+			err = appliance.Front(ctx, args[1], log)
+		}
 	default:
 		fmt.Fprintf(stderr, "roostd: no verb %q; %s\n", args[0], usage)
 		return 2

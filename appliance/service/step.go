@@ -1,9 +1,13 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"roost/appliance/api"
 )
@@ -14,6 +18,7 @@ type Step struct {
 	Holds func(context.Context) error // nil when it is so, else why it is not; asked of the machine every time, never remembered
 	Make  func(context.Context) error // makes it so; may run again at any time, also after a crash in its middle; nil: it comes by itself
 	Limit time.Duration               // after Make, until it must hold; 30 s when zero
+	Lanes [][]Step                    // instead of Holds and Make: rows of steps that go on side by side; it holds when all of them do
 }
 
 // Impossible is a step that nothing here can make hold.
@@ -42,6 +47,12 @@ const (
 // hold.
 func walk(ctx context.Context, steps []Step, tell func(n int, why error)) (n int, err error) {
 	for n, step := range steps {
+		if step.Lanes != nil {
+			if err := together(ctx, step.Lanes, func(why error) { tell(n, why) }); err != nil {
+				return n, err
+			}
+			continue
+		}
 		err := step.Holds(ctx)
 		if err == nil {
 			continue
@@ -60,6 +71,32 @@ func walk(ctx context.Context, steps []Step, tell func(n int, why error)) (n int
 		}
 	}
 	return len(steps), nil
+}
+
+// together walks lanes side by side. What it tells is of the lane that moved last; it ends when all lanes have, whatever
+// became of the others, and returns what ended the first of those that failed.
+func together(ctx context.Context, lanes [][]Step, tell func(error)) error {
+	var mu sync.Mutex // one tells at a time
+	var group errgroup.Group
+	errs := make([]error, len(lanes))
+	for i, lane := range lanes {
+		group.Go(func() error {
+			n, err := walk(ctx, lane, func(n int, why error) {
+				mu.Lock()
+				defer mu.Unlock()
+				tell(fmt.Errorf("%s: %w", lane[n].Name, why))
+			})
+			if err != nil && ctx.Err() == nil {
+				errs[i] = fmt.Errorf("%s: %w", lane[n].Name, err)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // the lanes' errors are in errs
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return cmp.Or(errs...)
 }
 
 // await asks for the fact, ever less often, until it holds or its time is up.

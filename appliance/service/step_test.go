@@ -200,3 +200,47 @@ func TestCrash(t *testing.T) {
 		}
 	}
 }
+
+// TestLanes walks rows side by side: the time is that of the longest, one that fails holds up no other, and a crash leaves
+// nothing that is not made later.
+func TestLanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{facts: map[string]bool{}, broken: map[string]string{}, slow: map[string]time.Duration{}}
+		step := func(name string, d time.Duration) Step {
+			fact := make(chan struct{})
+			return Step{Name: name, Holds: func(context.Context) error {
+				select {
+				case <-fact:
+					return nil
+				default:
+					return errors.New("no " + name)
+				}
+			}, Make: func(context.Context) error {
+				time.AfterFunc(d, func() { close(fact) })
+				return nil
+			}}
+		}
+		var told []string
+		begin := time.Now()
+		failing := Step{Name: "bad", Holds: m.holds("bad"), Make: func(context.Context) error { return errors.New("no room") }}
+		last := step("c", 0)
+		lanes := Step{Name: "all", Lanes: [][]Step{{step("a", 5*time.Second)}, {step("b", 4*time.Second), last}, {failing}}}
+		n, err := walk(t.Context(), []Step{lanes, step("after", 0)}, func(n int, why error) { told = append(told, why.Error()) })
+		if n != 0 || err == nil || err.Error() != "bad: no room" {
+			t.Errorf("at %d: %v", n, err)
+		}
+		if took := time.Since(begin); took < 5*time.Second || took > 7*time.Second {
+			t.Errorf("took %s", took)
+		}
+		if last.Holds(t.Context()) != nil {
+			t.Error("a lane was held up by another that failed")
+		}
+		if !strings.Contains(strings.Join(told, "\n"), "b: no b") {
+			t.Errorf("told %q", told)
+		}
+		lanes.Lanes = lanes.Lanes[:2]
+		if n, err := walk(t.Context(), []Step{lanes, step("after", 0)}, func(int, error) {}); n != 2 || err != nil {
+			t.Errorf("at %d: %v", n, err)
+		}
+	})
+}

@@ -288,3 +288,22 @@ func parseRequest(text string) (crypto.PublicKey, error) {
 	}
 	return public, nil
 }
+
+// Service signs the certificate of a service that the host offers under its own name and addresses. The API server's name is
+// nobody else's.
+func (a *Authority) Service(public crypto.PublicKey, host string, addresses []net.IP, now time.Time) (chain string, err error) {
+	if host == serverName {
+		return "", fmt.Errorf("cannot sign certificate of a service: the name %s is the API server's", host)
+	}
+	cert, err := a.sign(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: host, Organization: []string{a.site}},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    []string{host},
+		IPAddresses: addresses,
+	}, public, now, lifeLeaf)
+	if err != nil {
+		return "", fmt.Errorf("cannot sign certificate of a service: %w", err)
+	}
+	return encode(cert) + a.between(), nil
+}

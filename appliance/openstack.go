@@ -1,0 +1,31 @@
+package appliance
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"roost/appliance/linux"
+	"roost/appliance/openstack"
+	"roost/appliance/service"
+)
+
+func makeOpenStack(p *place) (service.Component, func(context.Context) error, error) {
+	keys, err := p.keys(openstack.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &openstack.Controller{
+		Root: p.root, Machine: p.machine, Keys: keys, Join: p.join(openstack.Name), Node: p.assignment.Name, Control: p.control != nil, Now: time.Now,
+	}, nil, nil
+}
+
+// Front ends TLS for OpenStack until ctx ends; path says what it leads where.
+func Front(ctx context.Context, path string, log *slog.Logger) error {
+	front, err := openstack.OpenFront(path, log)
+	if err != nil {
+		return err
+	}
+	front.Ready = func() error { return linux.Machine{}.Notify(true, "serves OpenStack") }
+	return front.Run(ctx)
+}

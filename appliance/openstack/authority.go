@@ -1,0 +1,211 @@
+package openstack
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"roost/appliance/api"
+	"roost/appliance/service"
+)
+
+// Name is that of the component for the site as a whole; its parts on hosts are components of their own.
+const Name = "openstack"
+
+// The secrets of a site.
+const (
+	secretQueue    = "queue"    // password of the services in RabbitMQ
+	secretCookie   = "cookie"   // of Erlang's nodes
+	secretMetadata = "metadata" // between neutron's and nova's metadata services
+	secretSession  = "session"  // signs horizon's cookies
+	secretCache    = "cache"    // encrypts tokens in memcached
+)
+
+// userSecret is the name of the secret that is the password of a user of keystone.
+func userSecret(user string) string { return "user." + user }
+
+// The users of people, one for each role of operators, each with the role of the same rights in keystone.
+func people() map[string]string {
+	return map[string]string{"admin": "admin", "operator": "member", "reader": "reader"}
+}
+
+// machineUsers are the users that services are in keystone.
+func machineUsers() []string { return []string{"cinder", "glance", "neutron", "nova", "placement"} }
+
+// fernet are the names of keystone's keys: for tokens, and for credentials in its database.
+func fernet() []string {
+	return []string{"fernet-keys/0", "fernet-keys/1", "credential-keys/0", "credential-keys/1"}
+}
+
+// passwords are the names of all secrets that are random words.
+func passwords() []string {
+	list := []string{secretQueue, secretCookie, secretMetadata, secretSession, secretCache}
+	for user := range people() {
+		list = append(list, userSecret(user))
+	}
+	for _, user := range machineUsers() {
+		list = append(list, userSecret(user))
+	}
+	return list
+}
+
+// Signer is the site's own authority.
+type Signer interface {
+	Service(public crypto.PublicKey, host string, addresses []net.IP, now time.Time) (chain string, err error)
+	RootPEM() string
+}
+
+// Authority is what a site has once of OpenStack.
+type Authority struct {
+	Signer Signer
+}
+
+// Name is that of the component.
+func (Authority) Name() string { return Name }
+
+// Found makes the passwords and keys of a site.
+func (Authority) Found(have service.Secrets, _ *api.Site, _ time.Time) (added bool, err error) {
+	make32 := func(name string, encode func([]byte) string) {
+		if len(have[name]) > 0 {
+			return
+		}
+		b := make([]byte, 32)
+		rand.Read(b) // never fails
+		have[name], added = []byte(encode(b)), true
+	}
+	for _, name := range passwords() {
+		make32(name, hex.EncodeToString)
+	}
+	for _, name := range fernet() { // as keystone-manage writes them (Fernet specification: base64url of 32 bytes)
+		make32(name, base64.URLEncoding.EncodeToString)
+	}
+	return added, nil
+}
+
+// certServer is the certificate of the APIs.
+const certServer = "server"
+
+// Issue answers controllers whose configuration wants OpenStack with all secrets and a certificate, and operators with the
+// password of their role.
+func (a Authority) Issue(have service.Secrets, by service.Asker, join *api.Join, now time.Time) (*api.Material, error) {
+	address, err := addressOf(by.Site)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.Material{Schema: 1, Address: address, Authorities: map[string]string{"site": a.Signer.RootPEM()}, Secrets: map[string][]byte{}}
+	if by.Host == nil {
+		if len(join.Requests) > 0 {
+			return nil, api.Denied.Errorf("cannot give access to OpenStack: it knows people by passwords, not by certificates")
+		}
+		if people()[by.Role] == "" {
+			return nil, api.Denied.Errorf("cannot give access to OpenStack: role %q has none", by.Role)
+		}
+		name := userSecret(by.Role)
+		out.Secrets[name] = have[name]
+		return out, nil
+	}
+	if by.Config.OpenStack == nil || !by.Host.Personality.Controls() {
+		return nil, api.Denied.Errorf("cannot join OpenStack: host %s does not run its control plane", by.Host.Name)
+	}
+	for name, secret := range have {
+		out.Secrets[name] = secret
+	}
+	for name, request := range join.Requests {
+		if name != certServer {
+			return nil, api.Denied.Errorf("cannot issue certificate %q of OpenStack: there is none of that name", name)
+		}
+		public, err := parseRequest(request)
+		if err != nil {
+			return nil, api.Invalid.Errorf("cannot issue certificate %q of OpenStack: %v", name, err)
+		}
+		chain, err := a.Signer.Service(public, by.Host.Name, addressesOf(by), now)
+		if err != nil {
+			return nil, err
+		}
+		out.Certificates = map[string]string{name: chain}
+	}
+	return out, nil
+}
+
+// addressOf is where the site's OpenStack is reached: on the first controller.
+func addressOf(site *api.Site) (string, error) {
+	if len(site.Controllers) == 0 {
+		return "", errors.New("cannot reach OpenStack: the site has no controller")
+	}
+	host := strings.TrimPrefix(site.Controllers[0], "https://")
+	host, _, err := net.SplitHostPort(host)
+	if err != nil {
+		return "", fmt.Errorf("cannot reach OpenStack: controller %q has no address", site.Controllers[0])
+	}
+	return host, nil
+}
+
+// addressesOf are the addresses of a host: those it was given, and those it says it has.
+func addressesOf(by service.Asker) (list []net.IP) {
+	add := func(text string) {
+		address, err := netip.ParseAddr(text)
+		if err == nil && !slices.ContainsFunc(list, func(ip net.IP) bool { return ip.Equal(address.AsSlice()) }) {
+			list = append(list, address.AsSlice())
+		}
+	}
+	for _, i := range by.Config.Interfaces {
+		for _, a := range i.Addresses {
+			if prefix, err := netip.ParsePrefix(a); err == nil {
+				add(prefix.Addr().String())
+			}
+		}
+	}
+	for _, a := range by.Host.Addresses {
+		add(a)
+	}
+	return list
+}
+
+// newKey makes a private key, PEM (RFC 5958), and the request to have it certified (RFC 2986).
+func newKey() (key []byte, request string, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot make key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot make key: %w", err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, private)
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot make request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})), nil
+}
+
+// parseRequest reads a request and proves that who made it has the key. Nothing else in it counts.
+func parseRequest(text string) (crypto.PublicKey, error) {
+	block, rest := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) > 0 {
+		return nil, errors.New("not one request in PEM")
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, err
+	}
+	key, ok := request.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("want a key on P-256")
+	}
+	return key, nil
+}

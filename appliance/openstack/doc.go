@@ -1,0 +1,27 @@
+// Package openstack is what knows OpenStack: what a site has of it once ([Authority]), how a controller comes to run its
+// control plane ([Controller]), and the door through which others reach that ([Front]).
+//
+// A controller runs the stock services of the image as units of ours, each with settings of a few lines in volatile /etc,
+// readable by its own user alone, one process and a few threads each: MariaDB, RabbitMQ, memcached, OVN's databases, and the
+// services of keystone, placement, glance, nova, neutron and cinder, and horizon. They listen on Unix sockets or on the
+// loopback interface; one small TLS terminator is the only program that others reach, with a certificate of the site's own
+// authority. Its steps go side by side where they do not depend on each other, because nearly all of a start is Python that
+// loads modules.
+//
+// What is so is asked of the machine: schemas by the revisions in the database against those in the image's migrations,
+// services by a request on their socket, the catalogue and what the site document wants in it through the APIs.
+//
+// Network: ML2 with OVN. The control plane then needs no RPC server of neutron's (three processes, 450 MB), no DHCP and no L3
+// agents; its own databases and ovn-northd are 20 MB.
+//
+// Passwords exist for keystone's users and for the queue only. To the database every service is known by the user it runs
+// as, which the kernel attests on a Unix socket: what does not exist cannot leak. Secrets are made once per site, kept in the
+// site's store, handed to a controller over mutual TLS, kept there in a directory of root's, and written to settings that one
+// group reads. They are in no argument, unit, log or image.
+//
+// Rejected: Debian's init scripts and units (they guess arguments, ask for eight processes and write world-readable logs);
+// TLS by each uwsgi (a second process each), nginx or haproxy (another package to follow, when the Go program that is in the
+// image anyway takes 15 MB); rabbitmqctl and the openstack command for set-up (an Erlang or a Python start for each fact;
+// RabbitMQ reads its users from a file, the catalogue is written by one HTTP client); a marker file for schemas (it is
+// believed where a restored database says otherwise).
+package openstack

@@ -1,0 +1,137 @@
+package openstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// is reports whether a file is there as wished.
+func (f file) is(path string) bool {
+	text, err := os.ReadFile(path)
+	if err != nil || string(text) != f.text {
+		return false
+	}
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Perm() == fs.FileMode(f.mode)
+}
+
+// write replaces a file in one piece. Nobody who may not read it ever can: it has its mode before its text.
+func (f file) write(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	out, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = out.WriteString(f.text)
+	if err = errors.Join(err, out.Chmod(fs.FileMode(f.mode)), out.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// asked gives a fact or an act the database.
+func (b *bringUp) asked(f func(context.Context, Database) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		open := b.Open
+		if open == nil {
+			open = openDatabase
+		}
+		db, err := open(b.at(database))
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		return f(ctx, db)
+	}
+}
+
+// hasSchema asks whether a schema's tables are those of the image's programs.
+func (b *bringUp) hasSchema(s schema) func(context.Context) error {
+	return b.asked(func(ctx context.Context, db Database) error {
+		want, err := b.headsOf(s.migrations)
+		if err != nil {
+			return err
+		}
+		return hasRevision(ctx, db, s.name, want)
+	})
+}
+
+func (b *bringUp) headsOf(dir string) ([]string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if list, ok := b.heads[dir]; ok {
+		return list, nil
+	}
+	list, err := heads(os.DirFS(b.at(filepath.Join(modules, dir))))
+	if err != nil {
+		return nil, err
+	}
+	if b.heads == nil {
+		b.heads = map[string][]string{}
+	}
+	b.heads[dir] = list
+	return list, nil
+}
+
+// hasCells asks for nova's two cells: that of machines that were placed nowhere, and that of all others.
+func (b *bringUp) hasCells(ctx context.Context) error {
+	return b.asked(func(ctx context.Context, db Database) error {
+		names, err := db.Query(ctx, "SELECT name FROM nova_api.cell_mappings")
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"cell0", "cell1"} {
+			if !slices.Contains(names, name) {
+				return fmt.Errorf("nova has no %s yet", name)
+			}
+		}
+		return nil
+	})(ctx)
+}
+
+// hasAdministrator asks keystone's tables for a user admin who has a role. Whether the password is the site's shows at the
+// first token.
+func (b *bringUp) hasAdministrator(ctx context.Context) error {
+	return b.asked(func(ctx context.Context, db Database) error {
+		names, err := db.Query(ctx, "SELECT l.name FROM keystone.local_user l JOIN keystone.assignment a ON a.actor_id = l.user_id JOIN keystone.endpoint e WHERE l.name = 'admin'")
+		if err == nil && len(names) == 0 {
+			err = errors.New("keystone has no administrator yet")
+		}
+		return err
+	})(ctx)
+}
+
+// gone asks whether nothing of OpenStack is left on the running machine.
+func (h *Controller) gone(context.Context) error {
+	for _, u := range (plan{}).units() {
+		if _, err := os.Stat(filepath.Join("/", h.Root, unitDir, u.name)); err == nil {
+			return fmt.Errorf("%s is still there", u.name)
+		}
+	}
+	return nil
+}
+
+// leave stops OpenStack and removes its settings. Keys and state stay, for a host that comes back.
+func (h *Controller) leave(ctx context.Context) error {
+	for _, u := range slices.Backward(plan{}.units()) {
+		if err := h.Machine.StopUnit(ctx, u.name); err != nil {
+			return err
+		}
+	}
+	for _, f := range append(plan{}.files(), file{path: caFile}) {
+		if err := os.RemoveAll(filepath.Join("/", h.Root, f.path)); err != nil {
+			return fmt.Errorf("cannot leave OpenStack: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,366 @@
+package openstack
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"roost/appliance/api"
+	"roost/appliance/service"
+)
+
+// Machine is what a bring-up asks of the host; linux.Machine is one.
+type Machine interface {
+	UnitState(ctx context.Context, unit string) (string, error)
+	UnitStarted(ctx context.Context, unit string) (time.Time, error)
+	StartUnit(ctx context.Context, unit string) error // again, with its newest settings; does not wait
+	RunUnit(ctx context.Context, unit string) error   // one that runs to its end; waits for it
+	StopUnit(ctx context.Context, unit string) error
+	Addresses() []string
+}
+
+// Files keeps small files through power loss; *durable.Dir is one.
+type Files interface {
+	Read(name string) ([]byte, error)
+	Write(name string, b []byte) error
+}
+
+// Controller is OpenStack's control plane on this host.
+type Controller struct {
+	Root    string // of the machine; / on one
+	Machine Machine
+	Keys    Files // of the directory var/lib/roost/openstack
+	Join    func(context.Context, api.Join) (*api.Material, error)
+	Node    string // name of this host
+	Control bool   // it is a controller
+	Now     func() time.Time
+	Open    func(socket string) (Database, error)                                // the database; nil outside of tests
+	Dial    func(ctx context.Context, network, address string) (net.Conn, error) // how services are reached; nil outside of tests
+
+	mu    sync.Mutex           // guards the fields below
+	held  map[string]time.Time // when what is dear to ask held last, by step and plan
+	heads map[string][]string  // of the image's migrations, which stay as they are
+	cloud *cloud
+}
+
+// Name is that of the component in the image.
+func (*Controller) Name() string { return "openstack-controller" }
+
+// Wanted reports whether this host is to run the control plane.
+func (h *Controller) Wanted(c *api.Config) bool { return c.OpenStack != nil && h.Control }
+
+// Steps brings the control plane up, or away.
+func (h *Controller) Steps(c *api.Config) []service.Step {
+	if !h.Wanted(c) {
+		return []service.Step{{Name: "leave", Holds: h.gone, Make: h.leave, Limit: 2 * time.Minute}}
+	}
+	address, err := h.reached(c)
+	if err != nil {
+		return []service.Step{service.Impossible("plan", err)}
+	}
+	b := &bringUp{Controller: h, plan: plan{wish: c.OpenStack.Defaults(), node: h.Node, address: address}}
+	if err := b.readSecrets(); err != nil {
+		// Without them there is no plan of the rest; it is made at the next look.
+		return []service.Step{{Name: "keys", Holds: b.hasKeys, Make: b.makeKeys}, {Name: "settings", Holds: b.readAgain}}
+	}
+	workers := [][]service.Step{{b.start(unitConductor)}, {b.start(unitScheduler)}, {b.start(unitMaintenance)}, {b.start(unitVolumes)}}
+	return []service.Step{
+		{Name: "keys", Holds: b.hasKeys, Make: b.makeKeys},
+		{Name: "settings", Holds: b.hasSettings, Make: b.writeSettings},
+		{Name: "services", Lanes: [][]service.Step{
+			{b.start(unitQueue)},
+			{b.start(unitCache), b.start(unitFront)},
+			{b.start(unitNorth), b.start(unitSouth), b.start(unitNorthd)},
+			{
+				b.start(unitDatabase),
+				{Name: "databases", Holds: b.asked(hasDatabases), Make: b.asked(makeDatabases)},
+				{Name: "projects", Lanes: b.lanes()},
+			},
+		}},
+		{Name: "workers", Lanes: workers},
+		b.dear(service.Step{Name: "wishes", Holds: b.hasWishes, Make: b.makeWishes, Limit: 2 * time.Minute}),
+	}
+}
+
+// lanes brings up each project: its schemas, its API, and what comes before or after that.
+func (b *bringUp) lanes() (lanes [][]service.Step) {
+	for _, x := range allProjects() {
+		var lane []service.Step
+		for _, s := range x.schemas {
+			if s.name == "nova_cell0" {
+				continue // made with nova's
+			}
+			lane = append(lane, service.Step{Name: "schema " + s.name, Limit: time.Minute, Holds: b.hasSchema(s),
+				Make: func(ctx context.Context) error { return b.Machine.RunUnit(ctx, syncOf(s)) }})
+			if s.name == "nova_api" {
+				lane = append(lane, service.Step{Name: "cells", Holds: b.hasCells, Make: func(ctx context.Context) error { return b.Machine.RunUnit(ctx, unitCells) }})
+			}
+		}
+		switch x.name {
+		case "keystone":
+			lane = append(lane, service.Step{Name: "administrator", Holds: b.hasAdministrator,
+				Make: func(ctx context.Context) error { return b.Machine.RunUnit(ctx, unitBootstrap) }})
+		case "nova-metadata":
+			lane = append(lane, service.Step{Name: "schema nova", Holds: b.hasSchema(schema{"nova", "nova/db/main/migrations/versions"}), Limit: 5 * time.Minute})
+		}
+		lane = append(lane, b.start(unitOf(x.name)), service.Step{Name: x.name, Holds: b.answers(x), Limit: 3 * time.Minute})
+		if x.name == "keystone" {
+			lane = append(lane, b.dear(service.Step{Name: "catalogue", Holds: b.hasCatalogue, Make: b.makeCatalogue, Limit: time.Minute}))
+		}
+		lanes = append(lanes, lane)
+	}
+	return lanes
+}
+
+// reached is where others reach this host: what the configuration gives it first, else what it has.
+func (h *Controller) reached(c *api.Config) (string, error) {
+	for _, i := range c.Interfaces {
+		if len(i.Addresses) > 0 {
+			address, _, _ := strings.Cut(i.Addresses[0], "/")
+			return address, nil
+		}
+	}
+	for _, a := range h.Machine.Addresses() {
+		if address, err := netip.ParseAddr(a); err == nil && address.Is4() {
+			return a, nil
+		}
+	}
+	return "", errors.New("this host has no address yet")
+}
+
+// bringUp are the facts and acts of one plan.
+type bringUp struct {
+	*Controller
+	plan
+}
+
+func (b *bringUp) at(name string) string { return filepath.Join("/", b.Root, name) }
+
+func (b *bringUp) read(name string) []byte {
+	content, err := b.Keys.Read(name)
+	if err != nil {
+		return nil // what cannot be read is not there
+	}
+	return content
+}
+
+const secretsFile = "secrets.json"
+
+// readSecrets completes the plan.
+func (b *bringUp) readSecrets() error {
+	kept := map[string][]byte{}
+	if err := json.Unmarshal(b.read(secretsFile), &kept); err != nil {
+		return errors.New("this host has no secrets of OpenStack yet")
+	}
+	b.secrets = map[string]string{}
+	for name, secret := range kept {
+		b.secrets[name] = string(secret)
+	}
+	for _, name := range append(passwords(), fernet()...) {
+		if b.secrets[name] == "" {
+			return fmt.Errorf("this host has no secret %s of OpenStack yet", name)
+		}
+	}
+	return nil
+}
+
+// readAgain ends a look whose plan was made without secrets.
+func (b *bringUp) readAgain(context.Context) error { return errors.New("secrets came just now") }
+
+// hasKeys asks for the secrets and for a certificate with which this host can be reached.
+func (b *bringUp) hasKeys(context.Context) error {
+	if err := b.readSecrets(); err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair(b.read("server.crt"), b.read("server.key"))
+	if err != nil {
+		return errors.New("no certificate of the APIs yet")
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AppendCertsFromPEM(b.read("ca.crt"))
+	for _, der := range pair.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			between.AddCert(c)
+		}
+	}
+	now, life := b.Now(), pair.Leaf.NotAfter.Sub(pair.Leaf.NotBefore)
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: b.address, CurrentTime: now}); err != nil {
+		return fmt.Errorf("certificate of the APIs: %w", err)
+	}
+	if now.After(pair.Leaf.NotBefore.Add(life / 3 * 2)) {
+		return errors.New("certificate of the APIs: two thirds of its life are over")
+	}
+	return nil
+}
+
+// makeKeys asks the site for the secrets, and for a certificate over a key of this host's.
+func (b *bringUp) makeKeys(ctx context.Context) error {
+	key, request, err := newKey()
+	if err != nil {
+		return err
+	}
+	material, err := b.Join(ctx, api.Join{Schema: 1, Requests: map[string]string{certServer: request}})
+	if err != nil {
+		return err
+	}
+	secrets, err := json.Marshal(material.Secrets)
+	if err != nil {
+		return fmt.Errorf("cannot keep secrets: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		text []byte
+	}{{secretsFile, secrets}, {"ca.crt", []byte(material.Authorities["site"])}, {"server.key", key}, {"server.crt", []byte(material.Certificates[certServer])}} {
+		if bytes.Equal(b.read(f.name), f.text) {
+			continue // a newer file would start services anew
+		}
+		if err := b.Keys.Write(f.name, f.text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// all are the files of the plan, with those that come from the site.
+func (b *bringUp) all() []file {
+	return append(b.files(), file{path: caFile, mode: 0o644, text: string(b.read("ca.crt"))})
+}
+
+func (b *bringUp) hasSettings(context.Context) error {
+	for _, f := range b.all() {
+		if !f.is(b.at(f.path)) {
+			return fmt.Errorf("/%s is not as it should be", f.path)
+		}
+	}
+	return nil
+}
+
+// writeSettings writes what differs. /etc and /run go with the boot, so nothing needs to be durable.
+func (b *bringUp) writeSettings(context.Context) error {
+	for _, f := range b.all() {
+		if f.is(b.at(f.path)) {
+			continue
+		}
+		if err := f.write(b.at(f.path)); err != nil {
+			return fmt.Errorf("cannot write /%s: %w", f.path, err)
+		}
+	}
+	return nil
+}
+
+// start is the step that a service runs, with settings no older than those that are there.
+func (b *bringUp) start(name string) service.Step {
+	i := slices.IndexFunc(b.units(), func(u unit) bool { return u.name == name })
+	u := b.units()[i]
+	return service.Step{
+		Name:  "start " + strings.TrimSuffix(strings.TrimPrefix(name, "openstack-"), ".service"),
+		Holds: func(ctx context.Context) error { return b.runs(ctx, u) },
+		Make:  func(ctx context.Context) error { return b.Machine.StartUnit(ctx, name) },
+		Limit: 3 * time.Minute,
+	}
+}
+
+// runs asks whether a service is up with its newest settings. One that is about to start again has not begun well: it is
+// waited for.
+func (b *bringUp) runs(ctx context.Context, u unit) error {
+	state, err := b.Machine.UnitState(ctx, u.name)
+	if err != nil {
+		return err
+	}
+	if state != "active" {
+		return fmt.Errorf("%s is %s", u.name, state)
+	}
+	started, err := b.Machine.UnitStarted(ctx, u.name)
+	if err != nil {
+		return err
+	}
+	for _, input := range u.inputs() {
+		info, err := os.Stat(b.at(input))
+		if err != nil {
+			return fmt.Errorf("%s lacks %w", u.name, err)
+		}
+		if started.Before(info.ModTime()) {
+			return fmt.Errorf("%s runs with an older /%s", u.name, input)
+		}
+	}
+	return nil
+}
+
+// answers asks a project's API as others reach it, without a token.
+func (b *bringUp) answers(x project) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		transport, err := b.transport()
+		if err != nil {
+			return err
+		}
+		defer transport.CloseIdleConnections()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url(x.port, x.health), nil)
+		if err != nil {
+			return fmt.Errorf("cannot ask %s: %w", x.name, err)
+		}
+		answer, err := transport.RoundTrip(request)
+		if err != nil {
+			return fmt.Errorf("%s does not answer: %w", x.name, err)
+		}
+		defer answer.Body.Close()
+		if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+			return fmt.Errorf("%s breaks off: %w", x.name, err)
+		}
+		if answer.StatusCode >= 500 {
+			return fmt.Errorf("%s answers %s", x.name, answer.Status)
+		}
+		return nil
+	}
+}
+
+// transport reaches the services of this host as others do.
+func (b *bringUp) transport() (*http.Transport, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(b.read("ca.crt")) {
+		return nil, errors.New("cannot reach OpenStack: no certificate of the site's authority")
+	}
+	return &http.Transport{
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, DialContext: b.Dial, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+	}, nil
+}
+
+// dear wraps a step whose fact costs the services work to answer: it is asked of them again a minute after it held.
+func (b *bringUp) dear(step service.Step) service.Step {
+	wish, err := json.Marshal(b.wish)
+	if err != nil {
+		return service.Impossible(step.Name, err)
+	}
+	key, holds := step.Name+" "+b.address+" "+string(wish), step.Holds
+	step.Holds = func(ctx context.Context) error {
+		b.mu.Lock()
+		recent := b.Now().Before(b.held[key].Add(time.Minute))
+		b.mu.Unlock()
+		if recent {
+			return nil
+		}
+		err := holds(ctx)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if err == nil {
+			b.held = map[string]time.Time{key: b.Now()}
+		}
+		return err
+	}
+	return step
+}

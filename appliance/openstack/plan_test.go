@@ -1,0 +1,289 @@
+package openstack
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"crypto"
+
+	"roost/appliance/api"
+	"roost/appliance/service"
+)
+
+// signer is an authority of a site.
+type signer struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+func newSigner(t *testing.T) *signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, self, self, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &signer{key, cert}
+}
+
+func (s *signer) RootPEM() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.Raw}))
+}
+
+func (s *signer) Service(public crypto.PublicKey, host string, addresses []net.IP, now time.Time) (string, error) {
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{host}, IPAddresses: addresses,
+		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(30 * time.Minute), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, s.cert, public, s.key)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), err
+}
+
+func site() *api.Site { return &api.Site{Name: "edge", Controllers: []string{"https://10.0.0.2:7443"}} }
+
+func controller() service.Asker {
+	return service.Asker{Host: &api.Host{Name: "controller-0", Personality: "controller"}, Site: site(), Config: &api.Config{
+		Components: api.Components{OpenStack: &api.OpenStack{}}, Interfaces: []api.Interface{{Addresses: []string{"10.0.0.2/24"}}}}}
+}
+
+// TestIssue gives secrets to those alone who may have them, and makes each once.
+func TestIssue(t *testing.T) {
+	a, have := Authority{Signer: newSigner(t)}, service.Secrets{}
+	if added, err := a.Found(have, site(), time.Now()); !added || err != nil {
+		t.Fatal(added, err)
+	}
+	before, _ := json.Marshal(have)
+	if added, err := a.Found(have, site(), time.Now()); added || err != nil {
+		t.Error("secrets are made twice", err)
+	}
+	if after, _ := json.Marshal(have); string(before) != string(after) {
+		t.Error("a secret was replaced")
+	}
+	_, request, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker, unwilling := controller(), controller()
+	worker.Host = &api.Host{Name: "worker-0", Personality: "worker"}
+	unwilling.Config = &api.Config{}
+	for name, test := range map[string]struct {
+		by   service.Asker
+		join api.Join
+		kind api.Kind // empty: it works
+		gets int
+	}{
+		"controller":         {controller(), api.Join{Requests: map[string]string{certServer: request}}, "", len(have)},
+		"another name":       {controller(), api.Join{Requests: map[string]string{"root": request}}, api.Denied, 0},
+		"no request":         {controller(), api.Join{Requests: map[string]string{certServer: "x"}}, api.Invalid, 0},
+		"worker":             {worker, api.Join{}, api.Denied, 0},
+		"without the wish":   {unwilling, api.Join{}, api.Denied, 0},
+		"administrator":      {service.Asker{Operator: "ann", Role: "admin", Site: site()}, api.Join{}, "", 1},
+		"reader":             {service.Asker{Operator: "bob", Role: "reader", Site: site()}, api.Join{}, "", 1},
+		"nobody":             {service.Asker{Operator: "eve", Role: "", Site: site()}, api.Join{}, api.Denied, 0},
+		"operator's request": {service.Asker{Operator: "ann", Role: "admin", Site: site()}, api.Join{Requests: map[string]string{certServer: request}}, api.Denied, 0},
+	} {
+		out, err := a.Issue(have, test.by, &test.join, time.Now())
+		if test.kind != "" {
+			if !test.kind.In(err) {
+				t.Errorf("%s: got %v, want kind %s", name, err, test.kind)
+			}
+			continue
+		}
+		if err != nil || len(out.Secrets) != test.gets {
+			t.Errorf("%s: got %d secrets, want %d: %v", name, len(out.Secrets), test.gets, err)
+		}
+	}
+	out, err := a.Issue(have, service.Asker{Role: "reader", Site: site()}, &api.Join{}, time.Now())
+	if err != nil || string(out.Secrets["user.reader"]) != string(have["user.reader"]) {
+		t.Errorf("a reader does not get the reader's password: %v", err)
+	}
+}
+
+// TestSecrets finds no secret where others than root can read, nor in a unit, where every program could.
+func TestSecrets(t *testing.T) {
+	p := plan{wish: api.OpenStack{}.Defaults(), node: "controller-0", address: "10.0.0.2", secrets: map[string]string{}}
+	for i, name := range append(passwords(), fernet()...) {
+		p.secrets[name] = fmt.Sprintf("secret-%d-of-the-site", i)
+	}
+	found := map[string]bool{}
+	for _, f := range p.files() {
+		for name, secret := range p.secrets {
+			if !strings.Contains(f.text, secret) {
+				continue
+			}
+			found[name] = true
+			if f.mode != 0o600 || !strings.HasPrefix(f.path, runDir+"/") {
+				t.Errorf("secret %s is in /%s, mode %o", name, f.path, f.mode)
+			}
+		}
+	}
+	for name := range p.secrets {
+		person := name == userSecret("operator") || name == userSecret("reader") || name == secretQueue
+		if !found[name] && !person {
+			t.Errorf("secret %s is in no file", name)
+		}
+	}
+}
+
+// TestUnits checks that all that a unit is handed and reads is written by the plan, and that no file is of two minds.
+func TestUnits(t *testing.T) {
+	p := plan{wish: api.OpenStack{}.Defaults(), node: "controller-0", address: "10.0.0.2", secrets: map[string]string{}}
+	there := map[string]int{caFile: 1, keyDir + "/server.crt": 1, keyDir + "/server.key": 1}
+	for _, f := range p.files() {
+		there[f.path]++
+	}
+	for path, n := range there {
+		if n != 1 {
+			t.Errorf("/%s is written %d times", path, n)
+		}
+	}
+	for _, u := range p.units() {
+		for _, path := range u.inputs() {
+			if there[path] == 0 {
+				t.Errorf("%s reads /%s, which nobody writes", u.name, path)
+			}
+		}
+		for _, line := range []string{"NoNewPrivileges=yes", "ProtectSystem=strict", "User=" + u.user, "CapabilityBoundingSet="} {
+			if !strings.Contains(u.text(), line) {
+				t.Errorf("%s lacks %s", u.name, line)
+			}
+		}
+	}
+}
+
+// machine is a host whose units run when they are started.
+type machine struct {
+	running map[string]time.Time
+	ran     []string
+	broken  string // this one does not run to its end
+}
+
+func (m *machine) Addresses() []string { return []string{"10.0.0.2"} }
+func (m *machine) UnitState(_ context.Context, unit string) (string, error) {
+	if m.running[unit].IsZero() {
+		return "inactive", nil
+	}
+	return "active", nil
+}
+func (m *machine) UnitStarted(_ context.Context, unit string) (time.Time, error) {
+	return m.running[unit], nil
+}
+func (m *machine) StartUnit(_ context.Context, unit string) error {
+	m.running[unit] = time.Now()
+	return nil
+}
+func (m *machine) RunUnit(_ context.Context, unit string) error {
+	if unit == m.broken {
+		return errors.New("it failed")
+	}
+	m.ran = append(m.ran, unit)
+	return nil
+}
+func (m *machine) StopUnit(_ context.Context, unit string) error {
+	delete(m.running, unit)
+	return nil
+}
+
+// keep is a directory in memory.
+type keep map[string][]byte
+
+func (k keep) Read(name string) ([]byte, error) {
+	if b, ok := k[name]; ok {
+		return b, nil
+	}
+	return nil, os.ErrNotExist
+}
+func (k keep) Write(name string, b []byte) error { k[name] = b; return nil }
+
+// TestKeysAndSettings makes what the first steps of a bring-up are about, twice, and takes it away.
+func TestKeysAndSettings(t *testing.T) {
+	a, have := Authority{Signer: newSigner(t)}, service.Secrets{}
+	if _, err := a.Found(have, site(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	m, joins := &machine{running: map[string]time.Time{}}, 0
+	h := &Controller{Root: t.TempDir(), Machine: m, Keys: keep{}, Node: "controller-0", Control: true, Now: time.Now, Join: func(_ context.Context, join api.Join) (*api.Material, error) {
+		joins++
+		return a.Issue(have, controller(), &join, time.Now())
+	}}
+	config := controller().Config
+	for range 2 {
+		for _, name := range []string{"keys", "settings"} {
+			steps := h.Steps(config)
+			i := slices.IndexFunc(steps, func(s service.Step) bool { return s.Name == name })
+			if steps[i].Holds(t.Context()) == nil {
+				continue
+			}
+			if err := steps[i].Make(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Steps(config)[i].Holds(t.Context()); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if joins != 1 {
+		t.Errorf("joined %d times", joins)
+	}
+	conf := filepath.Join(h.Root, runDir, "nova.conf")
+	info, err := os.Stat(conf)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("nova.conf: %v, %v", info, err)
+	}
+	if err := os.Chmod(conf, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Steps(config)[1].Holds(t.Context()); err == nil {
+		t.Error("settings that all can read are as they should be")
+	}
+	leave := h.Steps(&api.Config{})[0]
+	if err := leave.Holds(t.Context()); err == nil {
+		t.Error("it has left before it did")
+	}
+	if err := leave.Make(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := leave.Holds(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCredentials writes what clients read, and a shell's quotes hold.
+func TestCredentials(t *testing.T) {
+	c, err := NewCredentials("edge", &api.Material{Address: "fd00::2", Authorities: map[string]string{"site": "PEM"}, Secrets: map[string][]byte{"user.admin": []byte("it's")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clouds, err := c.Clouds("/x/ca.crt")
+	if err != nil || !strings.Contains(string(clouds), `"auth_url": "https://[fd00::2]:5000/v3"`) {
+		t.Errorf("got %s, %v", clouds, err)
+	}
+	if text := string(c.Shell("/x/ca.crt")); !strings.Contains(text, `export OS_PASSWORD='it'\''s'`+"\n") {
+		t.Errorf("got %s", text)
+	}
+	if _, err := NewCredentials("edge", &api.Material{Address: "10.0.0.2"}); err == nil {
+		t.Error("credentials without a password")
+	}
+}

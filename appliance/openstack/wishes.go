@@ -1,0 +1,347 @@
+package openstack
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/flavors"
+	"github.com/gophercloud/gophercloud/v2/openstack/compute/v2/services"
+	"github.com/gophercloud/gophercloud/v2/openstack/image/v2/imagedata"
+	"github.com/gophercloud/gophercloud/v2/openstack/image/v2/images"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/external"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/extensions/provider"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/networks"
+	"github.com/gophercloud/gophercloud/v2/openstack/networking/v2/subnets"
+
+	"roost/appliance/api"
+)
+
+func (b *bringUp) hasWishes(ctx context.Context) error { return b.wishes(ctx, false) }
+
+func (b *bringUp) makeWishes(ctx context.Context) error { return b.wishes(ctx, true) }
+
+// wishes walks what the site document wants in the cloud.
+func (b *bringUp) wishes(ctx context.Context, act bool) error {
+	c, err := b.reach(ctx, act)
+	if err != nil {
+		return err
+	}
+	if err := c.working(ctx); err != nil {
+		if act {
+			return nil // it comes by itself: the services speak up in turn
+		}
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.wish.Projects)) {
+		if err := c.tenant(ctx, name, b.wish.Projects[name]); err != nil {
+			return err
+		}
+	}
+	if err := c.flavors(ctx); err != nil {
+		return err
+	}
+	if err := c.networks(ctx); err != nil {
+		return err
+	}
+	return c.images(ctx)
+}
+
+// working asks nova whether its services speak up.
+func (c *cloud) working(ctx context.Context) error {
+	page, err := services.List(c.service("compute"), nil).AllPages(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot ask nova for its services: %w", err)
+	}
+	list, err := services.ExtractServices(page)
+	if err != nil {
+		return fmt.Errorf("cannot ask nova for its services: %w", err)
+	}
+	for _, name := range []string{"nova-conductor", "nova-scheduler"} {
+		if !slices.ContainsFunc(list, func(s services.Service) bool { return s.Binary == name && s.State == "up" }) {
+			return fmt.Errorf("nova does not hear of %s yet", name)
+		}
+	}
+	return nil
+}
+
+// tenant sees to a project with the people's roles and its quotas. Which of the services a quota is of, they say.
+func (c *cloud) tenant(ctx context.Context, name string, quotas map[string]int) error {
+	identity := c.service("identity")
+	id, err := c.project(ctx, identity, name)
+	if err != nil {
+		return err
+	}
+	for user, role := range people() {
+		if err := c.user(ctx, identity, user, id, role); err != nil {
+			return err
+		}
+	}
+	left := maps.Clone(quotas)
+	for _, s := range []struct{ kind, path, object string }{
+		{"compute", "os-quota-sets/", "quota_set"}, {"network", "quotas/", "quota"}, {"volumev3", "os-quota-sets/", "quota_set"},
+	} {
+		if err := c.quotas(ctx, c.service(s.kind), s.path+id, s.object, left); err != nil {
+			return fmt.Errorf("quotas of project %s: %w", name, err)
+		}
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("cannot set quotas of project %s: no service knows %s", name, strings.Join(slices.Sorted(maps.Keys(left)), ", "))
+	}
+	return nil
+}
+
+// quotas sets those of the quotas that a service knows, and takes them from the list.
+func (c *cloud) quotas(ctx context.Context, service *gophercloud.ServiceClient, path, object string, left map[string]int) error {
+	if len(left) == 0 {
+		return nil
+	}
+	var have map[string]map[string]any
+	if _, err := service.Get(ctx, service.ServiceURL(path), &have, nil); err != nil {
+		return err
+	}
+	set := map[string]int{}
+	for name, want := range left {
+		is, ok := have[object][name].(float64)
+		if !ok {
+			continue
+		}
+		delete(left, name)
+		if int(is) != want {
+			set[name] = want
+		}
+	}
+	if len(set) == 0 {
+		return nil
+	}
+	return c.lacks(strings.Join(slices.Sorted(maps.Keys(set)), ", "), func() error {
+		_, err := service.Put(ctx, service.ServiceURL(path), map[string]any{object: set}, nil, &gophercloud.RequestOpts{OkCodes: []int{http.StatusOK}})
+		return err
+	})
+}
+
+// flavors sees to the sizes of machines. Flavors cannot be changed: one of another size is replaced, which machines that were
+// made of it do not notice.
+func (c *cloud) flavors(ctx context.Context) error {
+	compute := c.service("compute")
+	page, err := flavors.ListDetail(compute, flavors.ListOpts{AccessType: flavors.AllAccess}).AllPages(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read flavors: %w", err)
+	}
+	list, err := flavors.ExtractFlavors(page)
+	if err != nil {
+		return fmt.Errorf("cannot read flavors: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.plan.wish.Flavors)) {
+		f := c.plan.wish.Flavors[name]
+		i := slices.IndexFunc(list, func(have flavors.Flavor) bool { return have.Name == name })
+		if i >= 0 && list[i].VCPUs == f.CPUs && list[i].RAM == f.Memory && list[i].Disk == f.Disk {
+			continue
+		}
+		err := c.lacks("flavor "+name, func() error {
+			if i >= 0 {
+				if err := flavors.Delete(ctx, compute, list[i].ID).ExtractErr(); err != nil {
+					return err
+				}
+			}
+			return flavors.Create(ctx, compute, flavors.CreateOpts{Name: name, VCPUs: f.CPUs, RAM: f.Memory, Disk: &f.Disk}).Err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// networks sees to networks and to the one subnet of each. What kind of network it is cannot be changed later.
+func (c *cloud) networks(ctx context.Context) error {
+	client := c.service("network")
+	page, err := networks.List(client, networks.ListOpts{}).AllPages(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read networks: %w", err)
+	}
+	list, err := networks.ExtractNetworks(page)
+	if err != nil {
+		return fmt.Errorf("cannot read networks: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.plan.wish.Networks)) {
+		wish, id := c.plan.wish.Networks[name], ""
+		for _, n := range list {
+			if n.Name == name && n.Shared {
+				id = n.ID
+			}
+		}
+		if id == "" {
+			err := c.lacks("network "+name, func() error {
+				made, err := networks.Create(ctx, client, networkOpts(name, wish)).Extract()
+				if err == nil {
+					id = made.ID
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if err := c.subnet(ctx, client, id, name, wish); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func networkOpts(name string, n api.CloudNetwork) networks.CreateOptsBuilder {
+	yes := true
+	var opts networks.CreateOptsBuilder = networks.CreateOpts{Name: name, AdminStateUp: &yes, Shared: &yes}
+	if n.Physical != "" {
+		segment := provider.Segment{NetworkType: "flat", PhysicalNetwork: n.Physical}
+		if n.VLAN > 0 {
+			segment.NetworkType, segment.SegmentationID = "vlan", n.VLAN
+		}
+		opts = provider.CreateOptsExt{CreateOptsBuilder: opts, Segments: []provider.Segment{segment}}
+	}
+	if n.External {
+		opts = external.CreateOptsExt{CreateOptsBuilder: opts, External: &yes}
+	}
+	return opts
+}
+
+func (c *cloud) subnet(ctx context.Context, client *gophercloud.ServiceClient, network, name string, wish api.CloudNetwork) error {
+	page, err := subnets.List(client, subnets.ListOpts{NetworkID: network, CIDR: wish.Subnet}).AllPages(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read subnets of %s: %w", name, err)
+	}
+	list, err := subnets.ExtractSubnets(page)
+	if err != nil {
+		return fmt.Errorf("cannot read subnets of %s: %w", name, err)
+	}
+	var gateway *string
+	if wish.Gateway != "" {
+		gateway = &wish.Gateway
+	}
+	names := append([]string{}, wish.DNS...)
+	if len(list) == 0 {
+		return c.lacks("subnet of network "+name, func() error {
+			version := gophercloud.IPv6
+			if netip.MustParsePrefix(wish.Subnet).Addr().Is4() { // the wish was checked
+				version = gophercloud.IPv4
+			}
+			return subnets.Create(ctx, client, subnets.CreateOpts{NetworkID: network, Name: name, CIDR: wish.Subnet, IPVersion: version, GatewayIP: gateway, DNSNameservers: names}).Err
+		})
+	}
+	have := list[0]
+	if slices.Equal(have.DNSNameservers, names) && (gateway == nil || have.GatewayIP == *gateway) {
+		return nil
+	}
+	return c.lacks("subnet of network "+name, func() error {
+		return subnets.Update(ctx, client, have.ID, subnets.UpdateOpts{DNSNameservers: &names, GatewayIP: gateway}).Err
+	})
+}
+
+// sumProperty is the property of an image in glance that says of which file it was made.
+const sumProperty = "roost_sha256"
+
+// images sees to images, each made of one file. Of another file, it is made anew before the old one is let go; machines that
+// were made of that keep their disks.
+func (c *cloud) images(ctx context.Context) error {
+	client := c.service("image")
+	for _, name := range slices.Sorted(maps.Keys(c.plan.wish.Images)) {
+		wish := c.plan.wish.Images[name]
+		page, err := images.List(client, images.ListOpts{Name: name, Visibility: images.ImageVisibilityPublic}).AllPages(ctx)
+		if err != nil {
+			return fmt.Errorf("cannot read images: %w", err)
+		}
+		list, err := images.ExtractImages(page)
+		if err != nil {
+			return fmt.Errorf("cannot read images: %w", err)
+		}
+		have := func(i images.Image) bool {
+			sum, _ := i.Properties[sumProperty].(string)
+			return i.Status == images.ImageStatusActive && strings.EqualFold(sum, wish.SHA256)
+		}
+		if slices.ContainsFunc(list, have) {
+			continue
+		}
+		err = c.lacks("image "+name, func() error {
+			if err := c.upload(ctx, client, name, wish.URL, wish.SHA256, wish.Format); err != nil {
+				return err
+			}
+			for _, old := range list {
+				if old.Properties[sumProperty] != nil { // made here, not by people
+					if err := images.Delete(ctx, client, old.ID).ExtractErr(); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// upload makes an image of a file as it comes. One that turns out to be another file than wished is not left behind.
+func (c *cloud) upload(ctx context.Context, client *gophercloud.ServiceClient, name, source, wanted, format string) error {
+	from, err := openImage(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if format == "" {
+		format = "qcow2"
+	}
+	public := images.ImageVisibilityPublic
+	made, err := images.Create(ctx, client, images.CreateOpts{Name: name, DiskFormat: format, ContainerFormat: "bare", Visibility: &public,
+		Properties: map[string]string{sumProperty: wanted}}).Extract()
+	if err != nil {
+		return err
+	}
+	sum := sha256.New()
+	err = imagedata.Upload(ctx, client, made.ID, io.TeeReader(from, sum)).ExtractErr()
+	if got := hex.EncodeToString(sum.Sum(nil)); err == nil && !strings.EqualFold(got, wanted) {
+		err = fmt.Errorf("%s has SHA-256 %s, want %s", source, got, wanted)
+	}
+	if err == nil {
+		return nil
+	}
+	if gone := images.Delete(context.WithoutCancel(ctx), client, made.ID).ExtractErr(); gone != nil {
+		err = fmt.Errorf("%w; and what came of it cannot be removed: %w", err, gone)
+	}
+	return err
+}
+
+// openImage opens a file by its URL.
+func openImage(ctx context.Context, from string) (io.ReadCloser, error) {
+	u, err := url.Parse(from)
+	if err != nil {
+		return nil, fmt.Errorf("cannot fetch %s: %w", from, err)
+	}
+	if u.Scheme == "file" {
+		return os.Open(u.Path)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot fetch %s: %w", from, err)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("cannot fetch image: %w", err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		answer.Body.Close()
+		return nil, fmt.Errorf("cannot fetch %s: %s", from, answer.Status)
+	}
+	return answer.Body, nil
+}
