@@ -3,6 +3,9 @@ package vm
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -21,6 +24,7 @@ func (j *Journey) volumesPhases() []phase {
 		{"build the release kubernetes-ceph", j.buildVolumes},
 		{"make a site that wants Kubernetes and Ceph, and a lab of one container with three disks", j.makeVolumesSite},
 		{"discover and install the controller", j.installVolumes},
+		{"csi-sanity judges the driver's part in Ceph", j.judgeDriver},
 		{"a claim is answered with an image in Ceph", j.claimVolume},
 		{"the image grows with its claim", j.growVolume},
 		{"the image goes with its claim", j.dropVolume},
@@ -105,6 +109,40 @@ func hasBoth(since time.Time) func(*api.Host) error {
 		}
 		return serving(h)
 	}
+}
+
+// judgeDriver runs the suite of the Container Storage Interface inside the container, less what needs block devices.
+func (j *Journey) judgeDriver(ctx context.Context) error {
+	program := j.path("csi-sanity")
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity")
+	build.Dir = filepath.Join("..", "tools", "sanity")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build csi-sanity: %w: %s", err, out)
+	}
+	f, err := os.Open(program)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	const script = `cat >/run/csi-sanity; chmod +x /run/csi-sanity
+		exec /run/csi-sanity -csi.endpoint=unix:/var/lib/kubelet/plugins/rbd.roost.local/csi.sock -csi.testvolumesize=16777216 -csi.testvolumeexpandsize=33554432 \
+			-ginkgo.no-color '-ginkgo.focus=Controller|Identity' '-ginkgo.skip=Node Service'`
+	cmd, err := j.controller.Command(ctx, "sh", "-ec", script)
+	if err != nil {
+		return err
+	}
+	cmd.Stdin = f
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("csi-sanity: %w: %s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "Ran ") || strings.HasPrefix(line, "SUCCESS") {
+			fmt.Fprintf(j.Out, "      %s", line)
+		}
+	}
+	return nil
 }
 
 func (j *Journey) claimVolume(ctx context.Context) error {

@@ -8,7 +8,7 @@ import (
 )
 
 // TestClaims brings Kubernetes and Ceph up in a container of the lab and has claims answered with images in Ceph: the shipped
-// release at native speed, kubectl and rbd as judges. No pod uses a volume there: for that the kernel needs Ceph's block devices.
+// release at native speed, csi-sanity, kubectl and rbd as judges. No pod uses a volume there: for that the kernel needs Ceph's block devices.
 func TestClaims(t *testing.T) { walkVolumes(t, &Journey{Lab: "tclaim", Volumes: true}) }
 
 // TestVolumes installs the release in a virtual machine, whose kernel is the release's own, and has a pod use a volume: it
