@@ -31,12 +31,12 @@ func (j *Journey) fleetPhases() []phase {
 		{"build the release edge", j.buildFleet},
 		{"make a site and a lab of a container and blank machines", j.makeFleet},
 		{"discover and install the controller", j.installController},
-		{fmt.Sprintf("boot %d blank machines at once from the network, and discover them", j.Fleet), j.discoverFleet},
+		{fmt.Sprintf("boot %d blank machines at once from the network, and discover them", j.blanks), j.discoverFleet},
 	}
 }
 
-// FleetThatFits is how many machines fit in the memory that this computer has available.
-func FleetThatFits() (int, error) {
+// fleetThatFits is how many machines fit in the memory that this computer has available.
+func fleetThatFits() (int, error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0, err
@@ -70,7 +70,7 @@ func (j *Journey) makeFleet(ctx context.Context) error {
 	if j.controller, err = j.lab.Add(lab.Spec{Name: "c1", Kind: lab.Container, Root: root}); err != nil {
 		return err
 	}
-	for n := range j.Fleet {
+	for n := range j.blanks {
 		m, err := j.lab.Add(lab.Spec{Name: fmt.Sprintf("m%d", n+1), Memory: fleetMemory, CPUs: 1})
 		if err != nil {
 			return err
@@ -94,8 +94,8 @@ func (j *Journey) discoverFleet(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	seen := map[string]time.Duration{}                            // power-on to check-in, by MAC address
-	limit := 5*time.Minute + time.Duration(j.Fleet)*5*time.Minute // emulated, on a computer that may have other work
+	seen := map[string]time.Duration{}                             // power-on to check-in, by MAC address
+	limit := 5*time.Minute + time.Duration(j.blanks)*5*time.Minute // emulated, on a computer that may have other work
 	for len(seen) < len(j.fleet) {
 		if time.Since(start) > limit {
 			return fmt.Errorf("after %s the site knows %d of %d machines: %v", limit, len(seen), len(j.fleet), seen)

@@ -30,18 +30,10 @@ type Journey struct {
 	Lab     string    // name of the lab; default "journey"
 	Short   bool      // each bad release meets one machine instead of both, and the early panic is left out
 	Cuts    int       // power cuts during the worker's update after which a machine is really booted; 0: its disk is not recorded
-	// Contained walks the part of the job that containers of the lab can show, at native speed.
-	Contained bool
-	// Kubernetes walks the bring-up of Kubernetes instead, in a container of the lab.
-	Kubernetes bool
-	// Ceph walks the bring-up of Ceph instead, likewise.
-	Ceph bool
-	// Volumes walks the bring-up of both instead, up to claims of pods, in a container; or Machine, up to volumes in use.
-	Volumes, Machine bool
-	// Fleet boots so many blank machines at once instead, until the site knows them all.
-	Fleet int
 
-	walk       func() []phase // instead of the main job, by name
+	walk       func() []phase // what else is walked instead of the main job
+	machine    bool           // walk volumes on a kernel of their own, not in a container
+	blanks     int            // how many blank machines a fleet has
 	lab        *lab.Lab
 	controller *lab.Machine
 	worker     *lab.Machine
@@ -66,21 +58,6 @@ type phase struct {
 func (j *Journey) phases() []phase {
 	if j.walk != nil {
 		return j.walk()
-	}
-	if j.Contained {
-		return j.containedPhases()
-	}
-	if j.Kubernetes {
-		return j.kubernetesPhases()
-	}
-	if j.Ceph {
-		return j.cephPhases()
-	}
-	if j.Volumes {
-		return j.volumesPhases()
-	}
-	if j.Fleet > 0 {
-		return j.fleetPhases()
 	}
 	list := []phase{
 		{"build release 1 and its disk and ISO images", j.build},
@@ -133,7 +110,7 @@ func (j *Journey) Run(ctx context.Context) (err error) {
 		fmt.Fprintf(j.Out, "      done in %s\n", since(begin))
 		j.note(p.name, since(begin))
 	}
-	if j.Cuts == 0 && j.Fleet == 0 { // else it was asked before the machines were powered off
+	if j.Cuts == 0 && j.blanks == 0 { // else it was asked before the machines were powered off
 		if err := j.noteMemory(ctx); err != nil {
 			return err
 		}

@@ -199,10 +199,11 @@ func (j *Journey) discoverWorker(ctx context.Context) error {
 		return err
 	}
 	j.note("  power-on to check-in", since(start))
-	if !j.Contained { // its memory is the computer's
+	contained := j.worker.Kind == lab.Container
+	if !contained { // its memory is the computer's
 		j.noteVitals(h, 0)
 	}
-	if !j.Contained && h.SecureBoot != "enabled" {
+	if !contained && h.SecureBoot != "enabled" {
 		return fmt.Errorf("the worker booted with Secure Boot %s", h.SecureBoot)
 	}
 	return j.roost(ctx, "host", "list")

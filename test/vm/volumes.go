@@ -17,7 +17,7 @@ import (
 // volumesPhases bring up Kubernetes and Ceph on one host, and demand volumes of them as far as a container can show it: claims
 // are answered with images in Ceph. The kernel of this computer may have no block devices of Ceph, so no pod uses one.
 func (j *Journey) volumesPhases() []phase {
-	if j.Machine {
+	if j.machine {
 		return j.machinePhases()
 	}
 	return []phase{
@@ -66,7 +66,7 @@ func (j *Journey) makeVolumesSite(ctx context.Context) error {
 	}
 	const disk = 5 << 30
 	spec, disks := lab.Spec{Name: "c1", Kind: lab.Container, Root: root, Disks: []int64{disk, disk, disk}}, "/dev/disk/by-id/roost-"+j.Lab+"-c1-disk%d"
-	if j.Machine {
+	if j.machine {
 		spec.Kind, spec.Memory, disks = lab.VirtualMachine, 6<<30, "/dev/disk/by-id/virtio-c1-disk%d"
 		if err := j.openTree(root.Image); err != nil {
 			return err

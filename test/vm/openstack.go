@@ -1,0 +1,288 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"roost/appliance/api"
+	"roost/images/depot"
+	"roost/test/lab"
+)
+
+// Figures that a host with OpenStack's control plane must reach at native speed on an idle computer. They are reported, not
+// demanded: the computer is rarely idle.
+const (
+	apisBackTarget   = "target 25 s"
+	openstackTarget  = "target 1536 MiB"
+	openstackPatient = 15 * time.Minute
+)
+
+// openstackPhases bring the control plane of OpenStack up on one host, from its site document alone, and judge it with the
+// stock client.
+func (j *Journey) openstackPhases() []phase {
+	return []phase{
+		{"build the release openstack-controller", j.buildOpenStack},
+		{"make a site that wants OpenStack, and a lab of one container", j.makeOpenStackSite},
+		{"discover and install the controller", j.installOpenStack},
+		{"measure it", j.measureOpenStack},
+		{"the operator makes a project, a flavor, a network and an image", j.useOpenStack},
+		{"the dashboard lets the operator in", j.openDashboard},
+		{"all is back after its power went", j.restartOpenStack},
+	}
+}
+
+func (j *Journey) buildOpenStack(ctx context.Context) error {
+	if err := j.prepareBuild(ctx); err != nil {
+		return err
+	}
+	var built struct {
+		Digest string `json:"digest"`
+	}
+	// As it is shipped, with its lock.
+	if err := j.query(ctx, &built, "build", "roost:openstack-controller.yaml", "--keys", j.path("keys"), "--depot", j.path("depot")); err != nil {
+		return err
+	}
+	j.releases["1"] = built.Digest
+	return nil
+}
+
+func (j *Journey) makeOpenStackSite(ctx context.Context) error {
+	l, err := lab.Up(ctx, lab.Config{Name: j.Lab, Dir: j.path("lab")})
+	if err != nil {
+		return err
+	}
+	j.lab = l
+	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	r, err := d.Get(ctx, j.releases["1"])
+	if err != nil {
+		return err
+	}
+	root, err := l.Unpack(ctx, r)
+	if err != nil {
+		return err
+	}
+	if j.controller, err = l.Add(lab.Spec{Name: "c1", Kind: lab.Container, Root: root}); err != nil {
+		return err
+	}
+	return j.roost(ctx, "site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
+		"--pxe", "dhcp", "--range", addressRange, "--openstack")
+}
+
+func (j *Journey) installOpenStack(ctx context.Context) error {
+	if err := j.startSeed(ctx); err != nil {
+		return err
+	}
+	defer j.stopSeed()
+	if err := j.controller.PowerOn(ctx); err != nil {
+		return err
+	}
+	_, err := j.awaitHost(ctx, openstackPatient, "controller-0", hasOpenStack)
+	return err
+}
+
+// hasOpenStack demands a host that serves with all of the control plane ready.
+func hasOpenStack(h *api.Host) error {
+	c := h.Component("openstack-controller")
+	if c == nil {
+		return errors.New("it says nothing of OpenStack")
+	}
+	if c.State != api.Ready {
+		return fmt.Errorf("its OpenStack is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
+	}
+	return serving(h)
+}
+
+func (j *Journey) measureOpenStack(ctx context.Context) error {
+	const began = `date +%s%3N -d "$(systemctl show --value -p ExecMainStartTimestamp roostd.service)"`
+	begin, err := j.number(ctx, began)
+	if err != nil {
+		return err
+	}
+	h, err := j.awaitHost(ctx, time.Minute, "controller-0", hasOpenStack)
+	if err != nil {
+		return err
+	}
+	took := h.Component("openstack-controller").Since.Sub(time.UnixMilli(int64(begin)))
+	j.note("  roostd start to the whole control plane, from nothing", took.Round(100*time.Millisecond).String())
+	const memory = `for p in /proc/[0-9]*; do sed -n 's/^Pss: *\([0-9]*\).*/\1/p' $p/smaps_rollup 2>/dev/null || true; done | awk '{t += $1} END {print int(t/1024)}'`
+	used, err := j.number(ctx, memory)
+	if err != nil {
+		return err
+	}
+	j.note("  memory of the host with OpenStack, proportional ("+openstackTarget+" without the host)", fmt.Sprintf("%d MiB", used))
+	return nil
+}
+
+// openstack runs the stock client of the image, with access that the operator got through roost, and reads what it answers
+// into to, which may be nil.
+func (j *Journey) openstack(ctx context.Context, to any, args ...string) error {
+	const where = "/run/judge"
+	if _, err := os.Stat(j.path("cloud")); err != nil {
+		if err := j.roost(ctx, "openstack", "credentials", j.path("cloud")); err != nil {
+			return err
+		}
+		for _, name := range []string{"clouds.yaml", "ca.crt"} {
+			b, err := os.ReadFile(j.path("cloud", name))
+			if err != nil {
+				return err
+			}
+			text := strings.ReplaceAll(string(b), j.path("cloud", "ca.crt"), path.Join(where, "ca.crt"))
+			cmd, err := j.controller.Command(ctx, "sh", "-ec", "umask 077; mkdir -p "+where+"; cat >"+path.Join(where, name))
+			if err != nil {
+				return err
+			}
+			cmd.Stdin = strings.NewReader(text)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("cannot give access: %w: %s", err, out)
+			}
+		}
+	}
+	cmd, err := j.controller.Command(ctx, "sh", "-ec", "cd "+where+`; OS_CLOUD=journey exec openstack "$@"`, "openstack")
+	if err != nil {
+		return err
+	}
+	cmd.Args = append(cmd.Args, args...)
+	if to != nil {
+		cmd.Args = append(cmd.Args, "-f", "json")
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err == nil && to != nil {
+		err = json.Unmarshal(out, to)
+	}
+	if err != nil {
+		return fmt.Errorf("openstack %s: %w: %s%s", strings.Join(args, " "), err, out, stderr.String())
+	}
+	return nil
+}
+
+func (j *Journey) useOpenStack(ctx context.Context) error {
+	var services []struct{ Name, Type string }
+	if err := j.openstack(ctx, &services, "service", "list"); err != nil {
+		return err
+	}
+	kinds := map[string]bool{}
+	for _, s := range services {
+		kinds[s.Type] = true
+	}
+	for _, kind := range []string{"identity", "placement", "image", "compute", "network"} {
+		if !kinds[kind] {
+			return fmt.Errorf("the catalogue has no %s: %v", kind, services)
+		}
+	}
+	if _, err := j.inside(ctx, j.controller, "head -c 5000000 /dev/urandom >/run/judge/image"); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"project", "create", "judge"},
+		{"flavor", "create", "judge", "--ram", "256", "--disk", "1", "--vcpus", "1"},
+		{"network", "create", "judge"},
+		{"subnet", "create", "judge", "--network", "judge", "--subnet-range", "192.168.7.0/24"},
+		{"image", "create", "judge", "--disk-format", "raw", "--container-format", "bare", "--file", "/run/judge/image"},
+	} {
+		if err := j.openstack(ctx, nil, args...); err != nil {
+			return err
+		}
+	}
+	return j.checkOpenStack(ctx)
+}
+
+// checkOpenStack demands what the operator made.
+func (j *Journey) checkOpenStack(ctx context.Context) error {
+	var image struct {
+		Status   string `json:"status"`
+		Size     int    `json:"size"`
+		Checksum string `json:"checksum"`
+	}
+	if err := j.openstack(ctx, &image, "image", "show", "judge"); err != nil {
+		return err
+	}
+	if image.Status != "active" || image.Size != 5000000 {
+		return fmt.Errorf("the image is %+v", image)
+	}
+	for _, noun := range []string{"project", "flavor", "network", "subnet"} {
+		if err := j.openstack(ctx, nil, noun, "show", "judge"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dashboardVisit logs in with the name and password of its standard input and demands the project on the page of projects.
+const dashboardVisit = `
+import re, sys, requests
+site, browser = sys.argv[1], requests.Session()
+browser.verify, browser.headers["Referer"] = "/run/judge/ca.crt", site + "/"
+def get(path, **form):
+    answer = browser.post(site + path, data=form) if form else browser.get(site + path)
+    answer.raise_for_status()
+    return answer.text
+name, word = sys.stdin.read().splitlines()
+token = re.search('name="csrfmiddlewaretoken" value="([^"]+)"', get("/auth/login/")).group(1)
+get("/auth/login/", csrfmiddlewaretoken=token, region="default", username=name, password=word)
+page = get("/identity/")
+sys.exit(None if re.search(r">\s*judge\s*<", page) else page)
+`
+
+// openDashboard logs in as a browser does: the form, its token, the page behind it.
+func (j *Journey) openDashboard(ctx context.Context) error {
+	text, err := os.ReadFile(j.path("cloud", "clouds.yaml"))
+	if err != nil {
+		return err
+	}
+	var access struct {
+		Clouds map[string]struct {
+			Auth struct{ Username, Password string }
+		}
+	}
+	if err := json.Unmarshal(text, &access); err != nil { // it is JSON, which is YAML
+		return err
+	}
+	auth := access.Clouds["journey"].Auth
+	address, _, _ := strings.Cut(controllerAddress, "/")
+	cmd, err := j.controller.Command(ctx, "python3", "-c", dashboardVisit, "https://"+address)
+	if err != nil {
+		return err
+	}
+	cmd.Stdin = strings.NewReader(auth.Username + "\n" + auth.Password + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("the dashboard does not show the project: %w: %s", err, out)
+	}
+	return nil
+}
+
+// restartOpenStack pulls the plug and demands all back.
+func (j *Journey) restartOpenStack(ctx context.Context) error {
+	if err := j.controller.PowerOff(); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := j.controller.PowerOn(ctx); err != nil {
+		return err
+	}
+	_, err := j.awaitHost(ctx, openstackPatient, "controller-0", func(h *api.Host) error {
+		if c := h.Component("openstack-controller"); c == nil || c.Since.Before(start) {
+			return errors.New("it is not back")
+		}
+		return hasOpenStack(h)
+	})
+	if err != nil {
+		return err
+	}
+	j.note("  power on to the whole control plane ready again ("+apisBackTarget+")", since(start))
+	if err := os.RemoveAll(j.path("cloud")); err != nil { // what the container had of it is gone
+		return err
+	}
+	return j.checkOpenStack(ctx)
+}
