@@ -27,10 +27,15 @@ const (
 	userVolumes   = "client.volumes" // may use the pools of block devices
 	userReader    = "client.reader"  // may look
 	userBootstrap = "client.bootstrap-osd"
-	// userKubernetes may use the one pool that holds the volumes of pods.
+	// Each of these may use the one pool that is made for it: the volumes of pods, those of OpenStack, its images. Volumes of
+	// OpenStack are clones of images, so cinder may read those. It is also who the hypervisors are.
 	userKubernetes = "client.kubernetes"
+	userCinder     = "client.cinder"
+	userGlance     = "client.glance"
 
 	poolKubernetes = "kubernetes"
+	poolCinder     = "cinder"
+	poolGlance     = "glance"
 
 	diskKey = "disks" // not a user: the key from which those of encrypted disks are made
 )
@@ -49,19 +54,33 @@ func rights(user string, pools []string) [][2]string {
 	case user == userBootstrap:
 		return [][2]string{{"mgr", "allow r"}, {"mon", "profile bootstrap-osd"}}
 	case user == userKubernetes:
-		return rights(userVolumes, []string{poolKubernetes})
+		return mayUse(poolKubernetes)
+	case user == userGlance:
+		return mayUse(poolGlance)
+	case user == userCinder:
+		list := mayUse(poolCinder)
+		list[2][1] += ", profile rbd-read-only pool=" + poolGlance
+		return list
 	case user == userVolumes:
-		var each []string
-		for _, pool := range pools {
-			each = append(each, "profile rbd pool="+pool)
-		}
-		all := strings.Join(each, ", ")
-		return [][2]string{{"mgr", all}, {"mon", "profile rbd"}, {"osd", all}}
+		return mayUse(pools...)
 	case strings.HasPrefix(user, "mgr."):
 		return [][2]string{{"mds", "allow *"}, {"mon", "allow profile mgr"}, {"osd", "allow *"}}
 	}
 	return nil
 }
+
+// mayUse are the rights to use pools for block devices.
+func mayUse(pools ...string) [][2]string {
+	var each []string
+	for _, pool := range pools {
+		each = append(each, "profile rbd pool="+pool)
+	}
+	all := strings.Join(each, ", ")
+	return [][2]string{{"mgr", all}, {"mon", "profile rbd"}, {"osd", all}}
+}
+
+// poolUsers are the users whom pools are for.
+func poolUsers() []string { return []string{userVolumes, userKubernetes, userCinder, userGlance} }
 
 // Authority is what a site has once of Ceph.
 type Authority struct{}
@@ -112,11 +131,16 @@ func usersOf(by service.Asker) ([]string, error) {
 	case by.Host != nil && by.Config.Ceph == nil:
 		return nil, api.Denied.Errorf("cannot join Ceph: the configuration of host %s does not want it", by.Host.Name)
 	case by.Host != nil && by.Host.Personality.Controls():
-		return []string{userMonitor, userAdmin, userVolumes, userKubernetes, userReader, userBootstrap, manager(by.Host.Name)}, nil
-	case by.Host != nil && by.Config.Kubernetes != nil:
-		return []string{userKubernetes, userBootstrap}, nil
+		return append(poolUsers(), userMonitor, userAdmin, userReader, userBootstrap, manager(by.Host.Name)), nil
 	case by.Host != nil:
-		return []string{userBootstrap}, nil
+		list := []string{userBootstrap}
+		if by.Config.Kubernetes != nil {
+			list = append(list, userKubernetes)
+		}
+		if by.Config.OpenStack != nil {
+			list = append(list, userCinder)
+		}
+		return list, nil
 	case by.Role == "admin":
 		return []string{userAdmin}, nil
 	case by.Role == "operator":

@@ -21,13 +21,15 @@ func TestAuthority(t *testing.T) {
 	}
 	wants, not := &api.Config{Components: api.Components{Ceph: &api.Ceph{}}}, &api.Config{}
 	pods := &api.Config{Components: api.Components{Ceph: &api.Ceph{}, Kubernetes: &api.Kubernetes{}}}
+	machines := &api.Config{Components: api.Components{Ceph: &api.Ceph{}, OpenStack: &api.OpenStack{}}}
 	for name, test := range map[string]struct {
 		by   service.Asker
 		want string // names of secrets, or of the problem
 	}{
-		"controller":    {service.Asker{Host: &api.Host{Name: "one", Personality: "controller"}, Config: wants}, "client.admin client.bootstrap-osd client.kubernetes client.reader client.volumes disks fsid mgr.one mon."},
+		"controller":    {service.Asker{Host: &api.Host{Name: "one", Personality: "controller"}, Config: wants}, "client.admin client.bootstrap-osd client.cinder client.glance client.kubernetes client.reader client.volumes disks fsid mgr.one mon."},
 		"worker":        {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: wants}, "client.bootstrap-osd disks fsid"},
 		"node":          {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: pods}, "client.bootstrap-osd client.kubernetes disks fsid"},
+		"hypervisor":    {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: machines}, "client.bootstrap-osd client.cinder disks fsid"},
 		"another":       {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: not}, "denied"},
 		"administrator": {service.Asker{Operator: "ann", Role: "admin"}, "client.admin fsid"},
 		"operator":      {service.Asker{Operator: "bob", Role: "operator"}, "client.volumes fsid"},
@@ -74,18 +76,37 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// TestPodsPool has a pool for the volumes of pods where the site runs Kubernetes, whatever pools it names.
-func TestPodsPool(t *testing.T) {
-	h := &Host{Node: "one", Control: true, Controllers: []string{"https://10.77.0.2:7443"}, Machine: &world{}}
-	for _, named := range [][]string{nil, {"vms"}, {"vms", "kubernetes"}} {
-		c := &api.Config{Components: api.Components{Ceph: &api.Ceph{Pools: named}, Kubernetes: &api.Kubernetes{}}}
-		p, err := h.plan(c)
-		if err != nil || !slices.Contains(p.wish.Pools, "kubernetes") || len(p.wish.Pools) != 2 {
-			t.Errorf("pools %q, %v", p.wish.Pools, err)
+// TestPools has a pool for each use that other components make of Ceph, whatever pools the site names.
+func TestPools(t *testing.T) {
+	kubernetes, openstack := &api.Kubernetes{}, &api.OpenStack{}
+	for _, test := range []struct {
+		named []string
+		more  api.Components
+		want  string
+	}{
+		{nil, api.Components{}, "volumes"},
+		{nil, api.Components{Kubernetes: kubernetes}, "volumes kubernetes"},
+		{[]string{"vms"}, api.Components{Kubernetes: kubernetes}, "vms kubernetes"},
+		{[]string{"vms", "kubernetes"}, api.Components{Kubernetes: kubernetes}, "vms kubernetes"},
+		{nil, api.Components{OpenStack: openstack}, "volumes cinder glance"},
+		{[]string{"glance"}, api.Components{Kubernetes: kubernetes, OpenStack: openstack}, "glance kubernetes cinder"},
+	} {
+		test.more.Ceph = &api.Ceph{Pools: test.named}
+		if got := strings.Join(poolsOf(&api.Config{Components: test.more}), " "); got != test.want {
+			t.Errorf("pools %s, want %s", got, test.want)
 		}
-		c.Kubernetes = nil
-		if p, err := h.plan(c); err != nil || slices.Contains(p.wish.Pools, "kubernetes") != (len(named) == 2) {
-			t.Errorf("without Kubernetes: pools %q, %v", p.wish.Pools, err)
+	}
+}
+
+// TestRights lets each user of pools into its own alone, and cinder read the images that volumes are cloned from.
+func TestRights(t *testing.T) {
+	pools := []string{poolKubernetes, poolCinder, poolGlance, "volumes"}
+	for user, want := range map[string]string{
+		userKubernetes: "profile rbd pool=kubernetes", userGlance: "profile rbd pool=glance",
+		userCinder: "profile rbd pool=cinder, profile rbd-read-only pool=glance",
+	} {
+		if got := rights(user, pools); got[1][1] != "profile rbd" || got[2] != [2]string{"osd", want} {
+			t.Errorf("%s may %q, want %s", user, got, want)
 		}
 	}
 }

@@ -13,6 +13,10 @@
 // A disk that holds anything else is left alone unless the document says wipe, and so is one that belongs to another cluster.
 // An OSD is never removed but for a disk that the document calls gone and that does not answer.
 //
+// Each use that another component of the site makes of Ceph has a pool and a user of its own (poolsOf, rights): volumes of pods,
+// volumes of OpenStack, its images. Not namespaces in one pool, which would save placement groups: the drivers of OpenStack know
+// none. A pool that is there says that its users are known to the monitor, which may be older than they are.
+//
 // The disks are as ceph-volume raw makes them, and it lists them; but they are made by ceph-osd directly and all at once:
 // ceph-volume does one after the other, and asks programs of its own about each. Steps that need Ceph's user or its disks are
 // systemd units, so the daemon needs no right more.

@@ -103,9 +103,7 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 // plan is what the configuration means on this host.
 func (h *Host) plan(c *api.Config) (p plan, err error) {
 	p = plan{wish: c.Ceph.Defaults(), node: h.Node}
-	if c.Kubernetes != nil && !slices.Contains(p.wish.Pools, poolKubernetes) {
-		p.wish.Pools = append(slices.Clone(p.wish.Pools), poolKubernetes)
-	}
+	p.wish.Pools = poolsOf(c)
 	if p.monitor, err = monitorOf(h.Controllers); err != nil {
 		return p, err
 	}
@@ -137,6 +135,24 @@ func (h *Host) plan(c *api.Config) (p plan, err error) {
 	p.control = h.Control && slices.Contains(have, p.monitor) // further controllers run no monitor yet
 	p.memory, err = h.Machine.Memory()
 	return p, err
+}
+
+// poolsOf are the pools that the document names, and one for each use that other components of the site make of Ceph.
+func poolsOf(c *api.Config) []string {
+	list := slices.Clone(c.Ceph.Defaults().Pools)
+	add := func(pool string) {
+		if !slices.Contains(list, pool) {
+			list = append(list, pool)
+		}
+	}
+	if c.Kubernetes != nil {
+		add(poolKubernetes)
+	}
+	if c.OpenStack != nil {
+		add(poolCinder)
+		add(poolGlance)
+	}
+	return list
 }
 
 // within returns the first address that is in a network; the very first when none is named.
@@ -339,16 +355,16 @@ func (b *bringUp) isHealthy(ctx context.Context) error {
 	return err
 }
 
-// makePool makes a pool, and first lets those use it who may use all pools.
+// makePool makes a pool, and first those who may use it: the monitor may be older than they are.
 func (b *bringUp) makePool(ctx context.Context, name string) error {
-	args := []string{"auth", "caps", userVolumes}
-	for _, right := range rights(userVolumes, b.wish.Pools) {
-		args = append(args, right[0], right[1])
-	}
-	if _, err := b.ceph(ctx, nil, args...); err != nil {
+	keys, err := b.keys()
+	if err != nil {
 		return err
 	}
-	_, err := b.ceph(ctx, nil, "osd", "pool", "create", name)
+	if _, err := b.ceph(ctx, []byte(b.clients(keys)), "auth", "import", "--in-file", "-"); err != nil {
+		return err
+	}
+	_, err = b.ceph(ctx, nil, "osd", "pool", "create", name)
 	return err
 }
 

@@ -31,7 +31,7 @@ const fsid = "6f7c1c1e-52a0-4a3e-9d29-3a1d5a7d7f10"
 
 func someKeys() map[string]string {
 	keys := map[string]string{secretFSID: fsid}
-	for _, user := range []string{userMonitor, userAdmin, userVolumes, userKubernetes, userReader, userBootstrap, manager("one")} {
+	for _, user := range append(poolUsers(), userMonitor, userAdmin, userReader, userBootstrap, manager("one")) {
 		keys[user] = keyOf([]byte("seed"), user)
 	}
 	return keys
@@ -249,8 +249,8 @@ func (w *world) Run(_ context.Context, input []byte, program string, args ...str
 		return nil, err
 	}
 	switch fields := strings.Fields(line); fields[1] + " " + fields[2] {
-	case "caps client.volumes":
-		w.caps = line
+	case "import --in-file":
+		w.caps = string(input)
 	case "pool create":
 		w.pools = append(w.pools, pool{Name: fields[3], Size: 3, MinSize: 2, Applications: map[string]map[string]any{}})
 	case "pool application":

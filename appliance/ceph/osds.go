@@ -50,7 +50,7 @@ func (b *bringUp) hasKeys(context.Context) error {
 	}
 	need := []string{secretFSID, userBootstrap}
 	if b.control {
-		need = append(need, userMonitor, userAdmin, userVolumes, userKubernetes, userReader, manager(b.node))
+		need = append(append(need, poolUsers()...), userMonitor, userAdmin, userReader, manager(b.node))
 	}
 	for _, name := range need {
 		if keys[name] == "" {

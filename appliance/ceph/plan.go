@@ -60,7 +60,15 @@ func keyFile(dir, user string, keys map[string]string) file {
 
 // users is the keyring with which the monitor is made: everybody whom it shall know from the start.
 func (p plan) users(keys map[string]string) (text string) {
-	for _, user := range []string{userMonitor, userAdmin, userBootstrap, userVolumes, userKubernetes, userReader, manager(p.node)} {
+	for _, user := range []string{userMonitor, userAdmin, userBootstrap, userReader, manager(p.node)} {
+		text += keyring(user, keys[user], rights(user, nil))
+	}
+	return text + p.clients(keys)
+}
+
+// clients is the keyring of those whom pools are for.
+func (p plan) clients(keys map[string]string) (text string) {
+	for _, user := range poolUsers() {
 		text += keyring(user, keys[user], rights(user, p.wish.Pools))
 	}
 	return text
