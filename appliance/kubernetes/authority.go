@@ -161,7 +161,7 @@ func serverSubject(by service.Asker) (subject, error) {
 	out := subject{name: "kube-apiserver", server: true, names: []string{
 		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + wish.Domain, "localhost", by.Host.Name,
 	}}
-	out.addresses = append(addressesOf(by), first.AsSlice(), net.IPv4(127, 0, 0, 1))
+	out.addresses = append(by.Addresses(), first.AsSlice(), net.IPv4(127, 0, 0, 1))
 	for _, controller := range by.Site.Controllers {
 		u, err := url.Parse(controller)
 		if err != nil {
@@ -177,28 +177,7 @@ func serverSubject(by service.Asker) (subject, error) {
 }
 
 func nodeSubject(by service.Asker) (subject, error) {
-	return subject{name: "system:node:" + by.Host.Name, group: "system:nodes", server: true, names: []string{by.Host.Name}, addresses: addressesOf(by)}, nil
-}
-
-// addressesOf are the addresses of a host: those it was given, and those it says it has.
-func addressesOf(by service.Asker) (list []net.IP) {
-	add := func(text string) {
-		address, err := netip.ParseAddr(text)
-		if err == nil && !slices.ContainsFunc(list, func(ip net.IP) bool { return ip.Equal(address.AsSlice()) }) {
-			list = append(list, address.AsSlice())
-		}
-	}
-	for _, i := range by.Config.Interfaces {
-		for _, a := range i.Addresses {
-			if prefix, err := netip.ParsePrefix(a); err == nil {
-				add(prefix.Addr().String())
-			}
-		}
-	}
-	for _, a := range by.Host.Addresses {
-		add(a)
-	}
-	return list
+	return subject{name: "system:node:" + by.Host.Name, group: "system:nodes", server: true, names: []string{by.Host.Name}, addresses: by.Addresses()}, nil
 }
 
 // Door returns the TLS settings with which the site's store serves the control plane on this controller: to holders of a

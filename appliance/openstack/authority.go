@@ -1,19 +1,12 @@
 package openstack
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -61,15 +54,9 @@ func passwords() []string {
 	return list
 }
 
-// Signer is the site's own authority.
-type Signer interface {
-	Service(public crypto.PublicKey, host string, addresses []net.IP, now time.Time) (chain string, err error)
-	RootPEM() string
-}
-
 // Authority is what a site has once of OpenStack.
 type Authority struct {
-	Signer Signer
+	Signer service.Signer
 }
 
 // Name is that of the component.
@@ -126,11 +113,7 @@ func (a Authority) Issue(have service.Secrets, by service.Asker, join *api.Join,
 		if name != certServer {
 			return nil, api.Denied.Errorf("cannot issue certificate %q of OpenStack: there is none of that name", name)
 		}
-		public, err := parseRequest(request)
-		if err != nil {
-			return nil, api.Invalid.Errorf("cannot issue certificate %q of OpenStack: %v", name, err)
-		}
-		chain, err := a.Signer.Service(public, by.Host.Name, addressesOf(by), now)
+		chain, err := a.Signer.Service(request, by.Host.Name, by.Addresses(), now)
 		if err != nil {
 			return nil, err
 		}
@@ -150,62 +133,4 @@ func addressOf(site *api.Site) (string, error) {
 		return "", fmt.Errorf("cannot reach OpenStack: controller %q has no address", site.Controllers[0])
 	}
 	return host, nil
-}
-
-// addressesOf are the addresses of a host: those it was given, and those it says it has.
-func addressesOf(by service.Asker) (list []net.IP) {
-	add := func(text string) {
-		address, err := netip.ParseAddr(text)
-		if err == nil && !slices.ContainsFunc(list, func(ip net.IP) bool { return ip.Equal(address.AsSlice()) }) {
-			list = append(list, address.AsSlice())
-		}
-	}
-	for _, i := range by.Config.Interfaces {
-		for _, a := range i.Addresses {
-			if prefix, err := netip.ParsePrefix(a); err == nil {
-				add(prefix.Addr().String())
-			}
-		}
-	}
-	for _, a := range by.Host.Addresses {
-		add(a)
-	}
-	return list
-}
-
-// newKey makes a private key, PEM (RFC 5958), and the request to have it certified (RFC 2986).
-func newKey() (key []byte, request string, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, "", fmt.Errorf("cannot make key: %w", err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, "", fmt.Errorf("cannot make key: %w", err)
-	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, private)
-	if err != nil {
-		return nil, "", fmt.Errorf("cannot make request: %w", err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})), nil
-}
-
-// parseRequest reads a request and proves that who made it has the key. Nothing else in it counts.
-func parseRequest(text string) (crypto.PublicKey, error) {
-	block, rest := pem.Decode([]byte(text))
-	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(rest) > 0 {
-		return nil, errors.New("not one request in PEM")
-	}
-	request, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	if err := request.CheckSignature(); err != nil {
-		return nil, err
-	}
-	key, ok := request.PublicKey.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("want a key on P-256")
-	}
-	return key, nil
 }

@@ -186,30 +186,15 @@ func (b *bringUp) hasKeys(context.Context) error {
 	if err := b.readSecrets(); err != nil {
 		return err
 	}
-	pair, err := tls.X509KeyPair(b.read("server.crt"), b.read("server.key"))
-	if err != nil {
-		return errors.New("no certificate of the APIs yet")
-	}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
-	roots.AppendCertsFromPEM(b.read("ca.crt"))
-	for _, der := range pair.Certificate[1:] {
-		if c, err := x509.ParseCertificate(der); err == nil {
-			between.AddCert(c)
-		}
-	}
-	now, life := b.Now(), pair.Leaf.NotAfter.Sub(pair.Leaf.NotBefore)
-	if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, DNSName: b.address, CurrentTime: now}); err != nil {
+	if err := service.Usable(b.read("server.crt"), b.read("server.key"), b.read("ca.crt"), b.address, b.Now()); err != nil {
 		return fmt.Errorf("certificate of the APIs: %w", err)
-	}
-	if now.After(pair.Leaf.NotBefore.Add(life / 3 * 2)) {
-		return errors.New("certificate of the APIs: two thirds of its life are over")
 	}
 	return nil
 }
 
 // makeKeys asks the site for the secrets, and for a certificate over a key of this host's.
 func (b *bringUp) makeKeys(ctx context.Context) error {
-	key, request, err := newKey()
+	key, request, err := service.NewRequest()
 	if err != nil {
 		return err
 	}

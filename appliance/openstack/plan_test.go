@@ -2,17 +2,9 @@ package openstack
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,46 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"crypto"
-
 	"roost/appliance/api"
 	"roost/appliance/service"
+	"roost/appliance/service/servicetest"
 )
-
-// signer is an authority of a site.
-type signer struct {
-	key  *ecdsa.PrivateKey
-	cert *x509.Certificate
-}
-
-func newSigner(t *testing.T) *signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, self, self, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &signer{key, cert}
-}
-
-func (s *signer) RootPEM() string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.Raw}))
-}
-
-func (s *signer) Service(public crypto.PublicKey, host string, addresses []net.IP, now time.Time) (string, error) {
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{host}, IPAddresses: addresses,
-		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(30 * time.Minute), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, s.cert, public, s.key)
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), err
-}
 
 func site() *api.Site { return &api.Site{Name: "edge", Controllers: []string{"https://10.0.0.2:7443"}} }
 
@@ -70,7 +26,7 @@ func controller() service.Asker {
 
 // TestIssue gives secrets to those alone who may have them, and makes each once.
 func TestIssue(t *testing.T) {
-	a, have := Authority{Signer: newSigner(t)}, service.Secrets{}
+	a, have := Authority{Signer: servicetest.NewSigner(t)}, service.Secrets{}
 	if added, err := a.Found(have, site(), time.Now()); !added || err != nil {
 		t.Fatal(added, err)
 	}
@@ -81,7 +37,7 @@ func TestIssue(t *testing.T) {
 	if after, _ := json.Marshal(have); string(before) != string(after) {
 		t.Error("a secret was replaced")
 	}
-	_, request, err := newKey()
+	_, request, err := service.NewRequest()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +175,7 @@ func (k keep) Write(name string, b []byte) error { k[name] = b; return nil }
 
 // TestKeysAndSettings makes what the first steps of a bring-up are about, twice, and takes it away.
 func TestKeysAndSettings(t *testing.T) {
-	a, have := Authority{Signer: newSigner(t)}, service.Secrets{}
+	a, have := Authority{Signer: servicetest.NewSigner(t)}, service.Secrets{}
 	if _, err := a.Found(have, site(), time.Now()); err != nil {
 		t.Fatal(err)
 	}

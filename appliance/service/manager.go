@@ -30,7 +30,7 @@ type Secrets map[string][]byte
 // Asker is who asks for material. Either Host or Operator is given.
 type Asker struct {
 	Host     *api.Host
-	Config   *api.Config // of the host
+	Config   *api.Config // of the host; for an operator that of any, for all have the same components
 	Operator string
 	Role     string // of the operator: admin, operator or reader
 	Site     *api.Site

@@ -24,8 +24,12 @@ func (m *Manager) Join(ctx context.Context, host, component string, join *api.Jo
 
 // Access gives an operator what they need to use a component.
 func (m *Manager) Access(ctx context.Context, by store.Actor, role, component string, join *api.Join) (*api.Material, error) {
-	return m.issue(ctx, component, join, by, func(*store.Tx) (Asker, error) {
-		return Asker{Operator: strings.TrimPrefix(by.Name, "operator/"), Role: role}, nil
+	return m.issue(ctx, component, join, by, func(tx *store.Tx) (Asker, error) {
+		asker := Asker{Operator: strings.TrimPrefix(by.Name, "operator/"), Role: role, Config: &api.Config{}}
+		if all := store.Configs().List(tx); len(all) > 0 {
+			asker.Config = all[0]
+		}
+		return asker, nil
 	})
 }
 

@@ -289,11 +289,15 @@ func parseRequest(text string) (crypto.PublicKey, error) {
 	return public, nil
 }
 
-// Service signs the certificate of a service that the host offers under its own name and addresses. The API server's name is
+// Service answers a request, PEM, with the certificate of a service that the host offers under its own name and addresses. The API server's name is
 // nobody else's.
-func (a *Authority) Service(public crypto.PublicKey, host string, addresses []net.IP, now time.Time) (chain string, err error) {
+func (a *Authority) Service(request, host string, addresses []net.IP, now time.Time) (chain string, err error) {
 	if host == serverName {
 		return "", fmt.Errorf("cannot sign certificate of a service: the name %s is the API server's", host)
+	}
+	public, err := parseRequest(request)
+	if err != nil {
+		return "", api.Invalid.Errorf("cannot sign certificate of a service: %v", err)
 	}
 	cert, err := a.sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: host, Organization: []string{a.site}},
