@@ -20,12 +20,8 @@ import (
 
 // Machine is what a bring-up asks of the host; linux.Machine is one.
 type Machine interface {
-	UnitState(ctx context.Context, unit string) (string, error)
-	UnitStarted(ctx context.Context, unit string) (time.Time, error)
-	StartUnit(ctx context.Context, unit string) error // again, with its newest settings; does not wait
-	StopUnit(ctx context.Context, unit string) error
+	service.Machine
 	Run(ctx context.Context, input []byte, program string, args ...string) ([]byte, error)
-	Addresses() []string
 	Memory() (int64, error) // of the machine, bytes
 }
 
@@ -38,17 +34,11 @@ type Device interface {
 	Size() int64
 }
 
-// Files keeps small files through power loss; *durable.Dir is one.
-type Files interface {
-	Read(name string) ([]byte, error)
-	Write(name string, b []byte) error
-}
-
 // Host is Ceph on this host.
 type Host struct {
 	Root        string // of the machine; / on one
 	Machine     Machine
-	Keys        Files // of the directory var/lib/roost/ceph
+	Keys        service.Files // of the directory var/lib/roost/ceph
 	Join        func(context.Context, api.Join) (*api.Material, error)
 	OpenDisk    func(path string, write bool) (Device, error)     // to write: only a disk that nobody uses
 	Signatures  func(r io.ReaderAt, size int64) ([]string, error) // known formats on a disk
@@ -215,27 +205,7 @@ func (b *bringUp) start(u unit, name string, limit time.Duration) service.Step {
 }
 
 func (b *bringUp) runs(ctx context.Context, u unit) error {
-	state, err := b.Machine.UnitState(ctx, u.name)
-	if err != nil {
-		return err
-	}
-	if state != "active" && state != "reloading" {
-		return fmt.Errorf("%s is %s", u.name, state)
-	}
-	started, err := b.Machine.UnitStarted(ctx, u.name)
-	if err != nil {
-		return err
-	}
-	for _, input := range u.inputs() {
-		info, err := os.Stat(b.path(input))
-		if err != nil {
-			return fmt.Errorf("%s lacks %w", u.name, err)
-		}
-		if started.Before(info.ModTime()) {
-			return fmt.Errorf("%s runs with an older /%s", u.name, input)
-		}
-	}
-	return nil
+	return service.Runs(ctx, b.Machine, u.name, []string{"active", "reloading"}, b.Root, u.inputs())
 }
 
 func (b *bringUp) hasSettings(context.Context) error {
@@ -244,9 +214,8 @@ func (b *bringUp) hasSettings(context.Context) error {
 		return err
 	}
 	for _, f := range b.files(keys) {
-		have, err := os.ReadFile(b.path(f.path))
-		if err != nil || string(have) != f.text {
-			return fmt.Errorf("/%s is not as it should be", f.path)
+		if err := service.Written(b.path(f.path), f.text, fs.FileMode(f.mode)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -266,23 +235,8 @@ func (b *bringUp) writeSettings(context.Context) error {
 	return nil
 }
 
-// put gives a file its text, in one piece, where it has another. It is gone with the boot, so it need not be durable.
 func (b *bringUp) put(f file) error {
-	path := b.path(f.path)
-	if have, err := os.ReadFile(path); err == nil && string(have) == f.text {
-		return nil
-	}
-	err := os.MkdirAll(filepath.Dir(path), 0o755)
-	if err == nil {
-		err = os.WriteFile(path+".new", []byte(f.text), fs.FileMode(f.mode))
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	return nil
+	return service.Write(b.path(f.path), f.text, fs.FileMode(f.mode))
 }
 
 func (b *bringUp) serving(c *cluster) error {

@@ -24,20 +24,10 @@ import (
 
 // Machine is what a bring-up asks of the host; linux.Machine is one.
 type Machine interface {
+	service.Machine
 	Firewall
-	UnitState(ctx context.Context, unit string) (string, error)
-	UnitStarted(ctx context.Context, unit string) (time.Time, error)
-	StartUnit(ctx context.Context, unit string) error // again, with its newest settings; does not wait
-	StopUnit(ctx context.Context, unit string) error
 	Containers(ctx context.Context) ([]string, error)
 	ImportContainer(ctx context.Context, archive string) error
-	Addresses() []string
-}
-
-// Files keeps small files through power loss; *durable.Dir is one.
-type Files interface {
-	Read(name string) ([]byte, error)
-	Write(name string, b []byte) error
 }
 
 // Store is the site's store on a controller, which has a door for Kubernetes.
@@ -50,7 +40,7 @@ type Store interface {
 type Host struct {
 	Root        string // of the machine; / on one
 	Machine     Machine
-	Keys        Files // of the directory var/lib/roost/kubernetes
+	Keys        service.Files // of the directory var/lib/roost/kubernetes
 	Join        func(context.Context, api.Join) (*api.Material, error)
 	Ceph        func(context.Context, api.Join) (*api.Material, error) // as Join, of the site's Ceph
 	Enforcer    *Enforcer
@@ -255,9 +245,8 @@ func (b *bringUp) makeKeys(ctx context.Context) error {
 
 func (b *bringUp) hasSettings(context.Context) error {
 	for _, f := range b.files() {
-		have, err := os.ReadFile(b.path(f.path))
-		if err != nil || string(have) != f.text {
-			return fmt.Errorf("/%s is not as it should be", f.path)
+		if err := service.Written(b.path(f.path), f.text, fs.FileMode(f.mode)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -266,27 +255,9 @@ func (b *bringUp) hasSettings(context.Context) error {
 // writeSettings writes what differs. /run goes with the boot, so nothing needs to be durable.
 func (b *bringUp) writeSettings(context.Context) error {
 	for _, f := range b.files() {
-		if err := replace(b.path(f.path), f.text, fs.FileMode(f.mode)); err != nil {
+		if err := service.Write(b.path(f.path), f.text, fs.FileMode(f.mode)); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// replace gives a file its text, in one piece, where it has another.
-func replace(path, text string, mode fs.FileMode) error {
-	if have, err := os.ReadFile(path); err == nil && string(have) == text {
-		return nil
-	}
-	err := os.MkdirAll(filepath.Dir(path), 0o755)
-	if err == nil {
-		err = os.WriteFile(path+".new", []byte(text), mode)
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return nil
 }
@@ -303,27 +274,7 @@ func (b *bringUp) start(name string) service.Step {
 }
 
 func (b *bringUp) runs(ctx context.Context, u unit) error {
-	state, err := b.Machine.UnitState(ctx, u.name)
-	if err != nil {
-		return err
-	}
-	if state != "active" && state != "activating" && state != "reloading" {
-		return fmt.Errorf("%s is %s", u.name, state)
-	}
-	started, err := b.Machine.UnitStarted(ctx, u.name)
-	if err != nil {
-		return err
-	}
-	for _, input := range u.inputs() {
-		info, err := os.Stat(b.path(input))
-		if err != nil {
-			return fmt.Errorf("%s lacks %w", u.name, err)
-		}
-		if started.Before(info.ModTime()) {
-			return fmt.Errorf("%s runs with an older /%s", u.name, input)
-		}
-	}
-	return nil
+	return service.Runs(ctx, b.Machine, u.name, []string{"active", "activating", "reloading"}, b.Root, u.inputs())
 }
 
 // Which processors the kubelet gave to which pod is in its state, and it does not start with the state of another policy, of
@@ -549,7 +500,7 @@ func (b *bringUp) hasNetwork(ctx context.Context) error {
 	if _, err := netip.ParsePrefix(node.Spec.PodCIDR); err != nil {
 		return fmt.Errorf("cannot use the node's range of addresses: %w", err)
 	}
-	return replace(b.path(netFile), b.network(node.Spec.PodCIDR), 0o644)
+	return service.Write(b.path(netFile), b.network(node.Spec.PodCIDR), 0o644)
 }
 
 // policed asks whether network policies are in force.

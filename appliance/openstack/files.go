@@ -4,40 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 )
-
-// is reports whether a file is there as wished.
-func (f file) is(path string) bool {
-	text, err := os.ReadFile(path)
-	if err != nil || string(text) != f.text {
-		return false
-	}
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().Perm() == fs.FileMode(f.mode)
-}
-
-// write replaces a file in one piece. Nobody who may not read it ever can: it has its mode before its text.
-func (f file) write(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	out, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = out.WriteString(f.text)
-	if err = errors.Join(err, out.Chmod(fs.FileMode(f.mode)), out.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
 
 // asked gives a fact or an act the database.
 func (b *bringUp) asked(f func(context.Context, Database) error) func(context.Context) error {

@@ -9,10 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,25 +25,15 @@ import (
 
 // Machine is what a bring-up asks of the host; linux.Machine is one.
 type Machine interface {
-	UnitState(ctx context.Context, unit string) (string, error)
-	UnitStarted(ctx context.Context, unit string) (time.Time, error)
-	StartUnit(ctx context.Context, unit string) error // again, with its newest settings; does not wait
-	RunUnit(ctx context.Context, unit string) error   // one that runs to its end; waits for it
-	StopUnit(ctx context.Context, unit string) error
-	Addresses() []string
-}
-
-// Files keeps small files through power loss; *durable.Dir is one.
-type Files interface {
-	Read(name string) ([]byte, error)
-	Write(name string, b []byte) error
+	service.Machine
+	RunUnit(ctx context.Context, unit string) error // one that runs to its end; waits for it
 }
 
 // Controller is OpenStack's control plane on this host.
 type Controller struct {
 	Root    string // of the machine; / on one
 	Machine Machine
-	Keys    Files // of the directory var/lib/roost/openstack
+	Keys    service.Files // of the directory var/lib/roost/openstack
 	Join    func(context.Context, api.Join) (*api.Material, error)
 	Node    string // name of this host
 	Control bool   // it is a controller
@@ -227,8 +217,8 @@ func (b *bringUp) all() []file {
 
 func (b *bringUp) hasSettings(context.Context) error {
 	for _, f := range b.all() {
-		if !f.is(b.at(f.path)) {
-			return fmt.Errorf("/%s is not as it should be", f.path)
+		if err := service.Written(b.at(f.path), f.text, fs.FileMode(f.mode)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -237,11 +227,8 @@ func (b *bringUp) hasSettings(context.Context) error {
 // writeSettings writes what differs. /etc and /run go with the boot, so nothing needs to be durable.
 func (b *bringUp) writeSettings(context.Context) error {
 	for _, f := range b.all() {
-		if f.is(b.at(f.path)) {
-			continue
-		}
-		if err := f.write(b.at(f.path)); err != nil {
-			return fmt.Errorf("cannot write /%s: %w", f.path, err)
+		if err := service.Write(b.at(f.path), f.text, fs.FileMode(f.mode)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -262,27 +249,7 @@ func (b *bringUp) start(name string) service.Step {
 // runs asks whether a service is up with its newest settings. One that is about to start again has not begun well: it is
 // waited for.
 func (b *bringUp) runs(ctx context.Context, u unit) error {
-	state, err := b.Machine.UnitState(ctx, u.name)
-	if err != nil {
-		return err
-	}
-	if state != "active" {
-		return fmt.Errorf("%s is %s", u.name, state)
-	}
-	started, err := b.Machine.UnitStarted(ctx, u.name)
-	if err != nil {
-		return err
-	}
-	for _, input := range u.inputs() {
-		info, err := os.Stat(b.at(input))
-		if err != nil {
-			return fmt.Errorf("%s lacks %w", u.name, err)
-		}
-		if started.Before(info.ModTime()) {
-			return fmt.Errorf("%s runs with an older /%s", u.name, input)
-		}
-	}
-	return nil
+	return service.Runs(ctx, b.Machine, u.name, []string{"active"}, b.Root, u.inputs())
 }
 
 // answers asks a project's API as others reach it, without a token.
