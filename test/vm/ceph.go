@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"roost/appliance/api"
-	"roost/images/depot"
 	"roost/test/lab"
 )
 
@@ -20,10 +19,12 @@ const healthLimit = 40 * time.Second
 
 // cephPhases bring Ceph up on one host, from its site document alone, and judge it with its own clients.
 func (j *Journey) cephPhases() []phase {
+	const size = 10 << 30 // sparse
 	return []phase{
-		{"build the release ceph", j.buildCeph},
-		{"make a site that gives Ceph three disks, and a lab of one container that has four", j.makeCephSite},
-		{"discover and install the controller", j.installCeph},
+		{"build the release ceph", j.buildShipped("ceph")},
+		{"make a site that gives Ceph three disks, and a lab of one container that has four",
+			j.makeSingle(lab.Spec{Disks: []int64{size, size, size, size}}, "--ceph", j.disk(1), "--ceph", j.disk(2), "--ceph", j.disk(3))},
+		{"discover and install the controller", j.bringUp(5*time.Minute, "ceph")},
 		{"measure it", j.measureCeph},
 		{"write and read as the operator", j.useCeph},
 		{"all is back after its power went", j.restartCeph},
@@ -33,98 +34,20 @@ func (j *Journey) cephPhases() []phase {
 	}
 }
 
-func (j *Journey) buildCeph(ctx context.Context) error {
-	if err := j.prepareBuild(ctx); err != nil {
-		return err
-	}
-	var built struct {
-		Digest string `json:"digest"`
-	}
-	// As it is shipped, with its lock.
-	if err := j.query(ctx, &built, "build", "roost:ceph.yaml", "--keys", j.path("keys"), "--depot", j.path("depot")); err != nil {
-		return err
-	}
-	j.releases["1"] = built.Digest
-	return nil
-}
-
-// cephDisk is the n-th disk of the container.
-func (j *Journey) cephDisk(n int) string {
-	return fmt.Sprintf("/dev/disk/by-id/roost-%s-c1-disk%d", j.lab.Name(), n)
-}
-
-func (j *Journey) makeCephSite(ctx context.Context) error {
-	l, err := lab.Up(ctx, lab.Config{Name: j.Lab, Dir: j.path("lab")})
-	if err != nil {
-		return err
-	}
-	j.lab = l
-	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	r, err := d.Get(ctx, j.releases["1"])
-	if err != nil {
-		return err
-	}
-	root, err := l.Unpack(ctx, r)
-	if err != nil {
-		return err
-	}
-	const size = 10 << 30 // sparse
-	if j.controller, err = l.Add(lab.Spec{Name: "c1", Kind: lab.Container, Root: root, Disks: []int64{size, size, size, size}}); err != nil {
-		return err
-	}
-	return j.roost(ctx, "site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
-		"--pxe", "dhcp", "--range", addressRange, "--ceph", j.cephDisk(1), "--ceph", j.cephDisk(2), "--ceph", j.cephDisk(3))
-}
-
-func (j *Journey) installCeph(ctx context.Context) error {
-	if err := j.startSeed(ctx); err != nil {
-		return err
-	}
-	defer j.stopSeed()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	_, err := j.awaitHost(ctx, 5*time.Minute, "controller-0", hasCeph)
-	return err
-}
-
-// hasCeph demands a host that serves with all of Ceph ready.
-func hasCeph(h *api.Host) error {
-	c := h.Component("ceph")
-	if c == nil {
-		return errors.New("it says nothing of Ceph")
-	}
-	if c.State != api.Ready {
-		return fmt.Errorf("its Ceph is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
-	}
-	return serving(h)
-}
-
 func (j *Journey) measureCeph(ctx context.Context) error {
-	const began = `date +%s%3N -d "$(systemctl show --value -p ExecMainStartTimestamp roostd.service)"`
-	begin, err := j.number(ctx, began)
+	took, err := j.sinceStart(ctx, "ceph")
 	if err != nil {
 		return err
 	}
-	h, err := j.awaitHost(ctx, time.Minute, "controller-0", hasCeph)
-	if err != nil {
-		return err
-	}
-	took := h.Component("ceph").Since.Sub(time.UnixMilli(int64(begin)))
-	j.note("  roostd start to HEALTH_OK with three OSDs", took.Round(100*time.Millisecond).String())
+	j.note("  roostd start to HEALTH_OK with three OSDs", took.String())
 	if took > 2*healthLimit {
 		return fmt.Errorf("cannot be content: Ceph was healthy after %s, want at most %s on an idle computer", took, healthLimit)
 	}
-	const memory = `for p in /proc/[0-9]*; do sed -n 's/^Pss: *\([0-9]*\).*/\1/p' $p/smaps_rollup 2>/dev/null || true; done | awk '{t += $1} END {print int(t/1000)}'`
-	used, err := j.number(ctx, memory)
+	used, err := j.hostMemory(ctx)
 	if err != nil {
 		return err
 	}
-	j.note("  memory of the host with Ceph, proportional", fmt.Sprintf("%d MB", used))
+	j.note("  memory of the host with Ceph, proportional", fmt.Sprintf("%d MiB", used))
 	return j.healthyCeph(ctx)
 }
 
@@ -146,22 +69,13 @@ func (j *Journey) useCeph(ctx context.Context) error {
 	if err := j.roost(ctx, "ceph", "access", "--dir", j.path("access")); err != nil {
 		return err
 	}
-	files := map[string]string{"ceph.conf": "", "ceph.client.admin.keyring": ""}
-	for name := range files {
-		b, err := os.ReadFile(j.path("access", name))
+	for _, name := range []string{"ceph.conf", "ceph.client.admin.keyring"} {
+		text, err := os.ReadFile(j.path("access", name))
 		if err != nil {
 			return err
 		}
-		files[name] = string(b)
-	}
-	for name, text := range files {
-		cmd, err := j.controller.Command(ctx, "sh", "-ec", `umask 077; mkdir -p /run/judge; cat >/run/judge/`+name)
-		if err != nil {
+		if err := j.giveJudge(ctx, name, string(text)); err != nil {
 			return err
-		}
-		cmd.Stdin = strings.NewReader(text)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot give access: %w: %s", err, out)
 		}
 	}
 	out, err := j.inside(ctx, j.controller, cephArgs+`
@@ -183,16 +97,7 @@ func (j *Journey) restartCeph(ctx context.Context) error {
 	if err := j.controller.PowerOff(); err != nil {
 		return err
 	}
-	start := time.Now()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	_, err := j.awaitHost(ctx, 5*time.Minute, "controller-0", func(h *api.Host) error {
-		if c := h.Component("ceph"); c == nil || c.Since.Before(start) {
-			return errors.New("it is not back")
-		}
-		return hasCeph(h)
-	})
+	start, err := j.comeBack(ctx, 5*time.Minute, "ceph")
 	if err != nil {
 		return err
 	}
@@ -219,14 +124,14 @@ func (j *Journey) changeCeph(ctx context.Context, change func(*api.Ceph)) error 
 }
 
 func (j *Journey) refuseCephDisk(ctx context.Context) error {
-	if _, err := j.inside(ctx, j.controller, "echo somebody | dd of="+j.cephDisk(4)+" bs=4096 seek=100 conv=notrunc,sync 2>/dev/null"); err != nil {
+	if _, err := j.inside(ctx, j.controller, "echo somebody | dd of="+j.disk(4)+" bs=4096 seek=100 conv=notrunc,sync 2>/dev/null"); err != nil {
 		return err
 	}
-	err := j.changeCeph(ctx, func(c *api.Ceph) { c.Disks = append(c.Disks, api.CephDisk{Path: j.cephDisk(4)}) })
+	err := j.changeCeph(ctx, func(c *api.Ceph) { c.Disks = append(c.Disks, api.CephDisk{Path: j.disk(4)}) })
 	if err != nil {
 		return err
 	}
-	want := j.cephDisk(4) + " holds data of an unknown kind: it is left alone"
+	want := j.disk(4) + " holds data of an unknown kind: it is left alone"
 	_, err = j.awaitHost(ctx, 2*time.Minute, "controller-0", func(h *api.Host) error {
 		if c := h.Component("ceph"); c == nil || c.State != api.Failed || !strings.Contains(c.Reason, want) {
 			return fmt.Errorf("its Ceph is %+v", c)
@@ -236,7 +141,7 @@ func (j *Journey) refuseCephDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	word, err := j.inside(ctx, j.controller, "dd if="+j.cephDisk(4)+" bs=4096 skip=100 count=1 2>/dev/null | head -c 8")
+	word, err := j.inside(ctx, j.controller, "dd if="+j.disk(4)+" bs=4096 skip=100 count=1 2>/dev/null | head -c 8")
 	if err == nil && word != "somebody" {
 		err = fmt.Errorf("the disk now holds %q", word)
 	}
@@ -258,14 +163,14 @@ func (j *Journey) addCephDisk(ctx context.Context) error {
 		if n, err := j.number(ctx, "ceph osd dump | grep -c '^osd.* up '"); err != nil || n != 4 {
 			return fmt.Errorf("%d OSDs are up: %w", n, err)
 		}
-		return hasCeph(h)
+		return ready(time.Time{}, "ceph")(h)
 	})
 	return errors.Join(err, j.healthyCeph(ctx))
 }
 
 // loseCephDisk takes a disk away and has its OSD leave. Copies of what it held are made elsewhere.
 func (j *Journey) loseCephDisk(ctx context.Context) error {
-	if _, err := j.inside(ctx, j.controller, "rm "+j.cephDisk(2)); err != nil {
+	if _, err := j.inside(ctx, j.controller, "rm "+j.disk(2)); err != nil {
 		return err
 	}
 	if err := j.changeCeph(ctx, func(c *api.Ceph) { c.Disks[1].Gone = true }); err != nil {
@@ -276,7 +181,7 @@ func (j *Journey) loseCephDisk(ctx context.Context) error {
 		if n, err := j.number(ctx, "ceph osd ls | wc -l"); err != nil || n != 3 {
 			return fmt.Errorf("%d OSDs are left: %w", n, err)
 		}
-		return hasCeph(h)
+		return ready(time.Time{}, "ceph")(h)
 	})
 	if err != nil {
 		return err

@@ -2,16 +2,12 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
-	"roost/appliance/api"
-	"roost/images/depot"
 	"roost/test/lab"
 )
 
@@ -19,15 +15,15 @@ import (
 // share the computer with other tests.
 const (
 	firstPodLimit = 20 * time.Second
-	idleMemory    = 1200 // MB, of everything on the host
+	idleMemory    = 1144 // MiB, 1.2 GB, of everything on the host
 )
 
 // kubernetesPhases bring Kubernetes up on one host, from its site document alone, and judge it with kubectl.
 func (j *Journey) kubernetesPhases() []phase {
 	return []phase{
-		{"build the release kubernetes", j.buildKubernetes},
-		{"make a site that wants Kubernetes, and a lab of one container", j.makeKubernetesSite},
-		{"discover and install the controller", j.installKubernetes},
+		{"build the release kubernetes", j.buildShipped("kubernetes")},
+		{"make a site that wants Kubernetes, and a lab of one container", j.makeSingle(lab.Spec{}, "--kubernetes")},
+		{"discover and install the controller", j.bringUp(3*time.Minute, "kubernetes")},
 		{"measure it", j.measureKubernetes},
 		{"a service answers by its name", j.callService},
 		{"a network policy lets one client in", j.callPoliced},
@@ -35,115 +31,44 @@ func (j *Journey) kubernetesPhases() []phase {
 	}
 }
 
-func (j *Journey) buildKubernetes(ctx context.Context) error {
-	if err := j.prepareBuild(ctx); err != nil {
-		return err
-	}
-	var built struct {
-		Digest string `json:"digest"`
-	}
-	// As it is shipped, with its lock.
-	if err := j.query(ctx, &built, "build", "roost:kubernetes.yaml", "--keys", j.path("keys"), "--depot", j.path("depot")); err != nil {
-		return err
-	}
-	j.releases["1"], j.releases["k"] = built.Digest, built.Digest
-	return nil
-}
-
-func (j *Journey) makeKubernetesSite(ctx context.Context) error {
-	l, err := lab.Up(ctx, lab.Config{Name: j.Lab, Dir: j.path("lab")})
-	if err != nil {
-		return err
-	}
-	j.lab = l
-	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	r, err := d.Get(ctx, j.releases["k"])
-	if err != nil {
-		return err
-	}
-	root, err := l.Unpack(ctx, r)
-	if err != nil {
-		return err
-	}
-	if j.controller, err = l.Add(lab.Spec{Name: "c1", Kind: lab.Container, Root: root}); err != nil {
-		return err
-	}
-	return j.roost(ctx, "site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
-		"--pxe", "dhcp", "--range", addressRange, "--kubernetes")
-}
-
-func (j *Journey) installKubernetes(ctx context.Context) error {
-	if err := j.startSeed(ctx); err != nil {
-		return err
-	}
-	defer j.stopSeed()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	_, err := j.awaitHost(ctx, 3*time.Minute, "controller-0", hasKubernetes)
-	return err
-}
-
-// hasKubernetes demands a host that serves with all of Kubernetes ready.
-func hasKubernetes(h *api.Host) error {
-	c := h.Component("kubernetes")
-	if c == nil {
-		return errors.New("it says nothing of Kubernetes")
-	}
-	if c.State != api.Ready {
-		return fmt.Errorf("its Kubernetes is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
-	}
-	return serving(h)
-}
-
 // measureKubernetes tells how long the bring-up took, first roostd start to first pod ready, and what memory it all takes.
 func (j *Journey) measureKubernetes(ctx context.Context) error {
-	const began = `date +%s%3N -d "$(systemctl show --value -p ExecMainStartTimestamp roostd.service)"`
-	begin, err := j.number(ctx, began)
+	took, err := j.sinceStart(ctx, "kubernetes")
 	if err != nil {
 		return err
 	}
-	h, err := j.awaitHost(ctx, time.Minute, "controller-0", hasKubernetes)
-	if err != nil {
-		return err
-	}
-	took := h.Component("kubernetes").Since.Sub(time.UnixMilli(int64(begin)))
-	j.note("  roostd start to the cluster's name server ready", took.Round(100*time.Millisecond).String())
+	j.note("  roostd start to the cluster's name server ready", took.String())
 	if took > 2*firstPodLimit {
 		return fmt.Errorf("cannot be content: Kubernetes was ready after %s, want at most %s on an idle computer", took, firstPodLimit)
 	}
-	const memory = `for p in /proc/[0-9]*; do sed -n 's/^Pss: *\([0-9]*\).*/\1/p' $p/smaps_rollup 2>/dev/null || true; done | awk '{t += $1} END {print int(t/1000)}'`
-	used, err := j.number(ctx, memory)
+	used, err := j.hostMemory(ctx)
 	if err != nil {
 		return err
 	}
-	j.note("  memory of the host with Kubernetes, proportional", fmt.Sprintf("%d MB", used))
+	j.note("  memory of the host with Kubernetes, proportional", fmt.Sprintf("%d MiB", used))
 	if used > idleMemory {
-		return fmt.Errorf("the host uses %d MB, more than %d MB", used, idleMemory)
+		return fmt.Errorf("the host uses %d MiB, more than %d MiB", used, idleMemory)
 	}
 	return nil
 }
 
-// number runs a shell command in the container and reads the number that it prints.
-func (j *Journey) number(ctx context.Context, script string) (int, error) {
-	out, err := j.inside(ctx, j.controller, script)
-	if err != nil {
-		return 0, err
+// kubeconfig returns the file with the access that the operator gets through roost.
+func (j *Journey) kubeconfig(ctx context.Context) (string, error) {
+	file := j.path("kubeconfig")
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
 	}
-	return strconv.Atoi(out)
+	return file, j.roost(ctx, "kubernetes", "kubeconfig", "--file", file)
 }
 
 // kubectl runs kubectl of the image, with access that the operator got through roost, and an object on its standard input.
 func (j *Journey) kubectl(ctx context.Context, input string, args ...string) (string, error) {
-	config := j.path("kubeconfig")
-	if _, err := os.Stat(config); err != nil {
-		if err := j.roost(ctx, "kubernetes", "kubeconfig", "--file", config); err != nil {
-			return "", err
-		}
+	if j.machine {
+		return j.remote(ctx, input, args...)
+	}
+	config, err := j.kubeconfig(ctx)
+	if err != nil {
+		return "", err
 	}
 	access, err := os.ReadFile(config)
 	if err != nil {
@@ -175,7 +100,8 @@ func (j *Journey) apply(ctx context.Context, name string) error {
 // call has a client pod fetch a page of the web server by a name, and returns the last line of the answer.
 func (j *Journey) call(ctx context.Context, client, server string) (string, error) {
 	script := `exec 3<>/dev/tcp/` + server + `/80 && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && cat <&3`
-	out, err := j.kubectl(ctx, "", "exec", client, "--", "/usr/bin/timeout", "5", "/usr/bin/bash", "-c", script)
+	limit := fmt.Sprint(j.patience(5 * time.Second).Seconds())
+	out, err := j.kubectl(ctx, "", "exec", client, "--", "/usr/bin/timeout", limit, "/usr/bin/bash", "-c", script)
 	return out[strings.LastIndex(out, "\n")+1:], err
 }
 
@@ -183,10 +109,11 @@ func (j *Journey) callService(ctx context.Context) error {
 	if err := j.apply(ctx, "workload.yaml"); err != nil {
 		return err
 	}
-	if _, err := j.kubectl(ctx, "", "wait", "--for=condition=Available", "deployment/web", "--timeout=90s"); err != nil {
+	limit := "--timeout=" + j.patience(90*time.Second).String()
+	if _, err := j.kubectl(ctx, "", "wait", "--for=condition=Available", "deployment/web", limit); err != nil {
 		return err
 	}
-	if _, err := j.kubectl(ctx, "", "wait", "--for=condition=Ready", "pods", "--all", "--timeout=90s"); err != nil {
+	if _, err := j.kubectl(ctx, "", "wait", "--for=condition=Ready", "pods", "--all", limit); err != nil {
 		return err
 	}
 	for _, client := range []string{"friend", "stranger"} {
@@ -223,22 +150,19 @@ func (j *Journey) restartKubernetes(ctx context.Context) error {
 	if err := j.controller.PowerOff(); err != nil {
 		return err
 	}
-	start := time.Now()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	_, err := j.awaitHost(ctx, 3*time.Minute, "controller-0", func(h *api.Host) error {
-		if c := h.Component("kubernetes"); c == nil || c.Since.Before(start) {
-			return errors.New("it is not back")
-		}
-		return hasKubernetes(h)
-	})
+	start, err := j.comeBack(ctx, 3*time.Minute, "kubernetes")
 	if err != nil {
 		return err
 	}
 	j.note("  power on to Kubernetes ready again", since(start))
+	return j.callAgain(ctx)
+}
+
+// callAgain demands the workload and its policy back after the host went down.
+func (j *Journey) callAgain(ctx context.Context) (err error) {
+	limit := time.Now().Add(j.patience(3 * time.Minute))
 	for out := ""; out != "OK"; { // the record of pods is of before, so they are called until they answer
-		if out, err = j.call(ctx, "friend", "web"); time.Since(start) > 3*time.Minute {
+		if out, err = j.call(ctx, "friend", "web"); time.Now().After(limit) {
 			return fmt.Errorf("the friend gets %q: %w", out, err)
 		}
 	}

@@ -11,13 +11,15 @@ import (
 	"time"
 )
 
+// machineLimit is what an emulated machine may take from power to everything ready.
+const machineLimit = 40 * time.Minute
+
 // machinePhases demand of a virtual machine what only a kernel with block devices of Ceph can show: a pod keeps what it wrote
 // to its volume while the volume grows, while the machine goes down in order, and when its power goes.
 func (j *Journey) machinePhases() []phase {
 	return []phase{
-		{"build the release kubernetes-ceph", j.buildVolumes},
-		{"make a site that wants Kubernetes and Ceph, and a lab of one machine with three disks", j.makeVolumesSite},
-		{"discover and install the controller", j.installVolumes},
+		{"a service answers by its name", j.callService},
+		{"a network policy lets one client in", j.callPoliced},
 		{"a pod writes to its volume", j.writeVolume},
 		{"the volume grows while the pod has it", j.growInUse},
 		{"what was written last, and not yet flushed, is there after the machine went down and up", j.cycleVolume},
@@ -47,17 +49,15 @@ func (j *Journey) closeTree() error {
 
 // remote runs kubectl of the release on this computer, inside the lab's network.
 func (j *Journey) remote(ctx context.Context, input string, args ...string) (string, error) {
-	config := j.path("kubeconfig")
-	if _, err := os.Stat(config); err != nil {
-		if err := j.roost(ctx, "kubernetes", "kubeconfig", "--file", config); err != nil {
-			return "", err
-		}
+	config, err := j.kubeconfig(ctx)
+	if err != nil {
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(j.tree, "usr/bin/kubectl"), append([]string{"--kubeconfig", config, "--request-timeout=60s"}, args...)...)
 	cmd.Stdin = strings.NewReader(input)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	err := j.lab.Start(cmd)
+	err = j.lab.Start(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -81,7 +81,7 @@ func (j *Journey) writeVolume(ctx context.Context) error {
 	if _, err := j.remote(ctx, string(text), "apply", "-f", "-"); err != nil {
 		return err
 	}
-	if _, err := j.remote(ctx, "", "wait", "--for=condition=Ready", "pod/keeper", "--timeout=10m"); err != nil {
+	if _, err := j.remote(ctx, "", "wait", "--for=condition=Ready", "pod/keeper", "--timeout=20m"); err != nil {
 		return err
 	}
 	j.note("  claim to pod with its volume ready", since(start))
@@ -97,7 +97,7 @@ func (j *Journey) growInUse(ctx context.Context) error {
 	if _, err := j.remote(ctx, "", "patch", "pvc", "keeper", "--patch", larger); err != nil {
 		return err
 	}
-	if _, err := j.remote(ctx, "", "wait", "--for=jsonpath={.status.capacity.storage}=512Mi", "pvc/keeper", "--timeout=10m"); err != nil {
+	if _, err := j.remote(ctx, "", "wait", "--for=jsonpath={.status.capacity.storage}=512Mi", "pvc/keeper", "--timeout=20m"); err != nil {
 		return err
 	}
 	out, err := j.keeper(ctx, "df --output=size --block-size=M /data | tail -1")
@@ -130,7 +130,7 @@ func (j *Journey) cycleVolume(ctx context.Context) error {
 		}
 	}
 	j.note("  power button to off, with a volume in use", since(start))
-	return j.cameBack(ctx, "first\nsecond\n67108864")
+	return j.cycled(ctx, "first second")
 }
 
 // cutVolume takes the power away a moment after a flush.
@@ -141,23 +141,26 @@ func (j *Journey) cutVolume(ctx context.Context) error {
 	if err := j.controller.PowerOff(); err != nil {
 		return err
 	}
-	return j.cameBack(ctx, "first\nsecond\nthird\n67108864")
+	return j.cycled(ctx, "first second third")
 }
 
-// cameBack starts the machine and demands the pod with the contents of its volume.
-func (j *Journey) cameBack(ctx context.Context, want string) error {
-	start := time.Now()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	if _, err := j.awaitHost(ctx, 30*time.Minute, "controller-0", hasBoth(start)); err != nil {
+// cycled starts the machine and demands the pod with its volume.
+func (j *Journey) cycled(ctx context.Context, lines string) error {
+	start, err := j.comeBack(ctx, machineLimit, "ceph", "kubernetes")
+	if err != nil {
 		return err
 	}
 	j.note("  power on to Kubernetes and Ceph ready again", since(start))
+	return j.holdsVolume(ctx, start, lines)
+}
+
+// holdsVolume demands lines in the pod's volume, and what else was written there.
+func (j *Journey) holdsVolume(ctx context.Context, start time.Time, lines string) error {
 	var got string
 	var err error
-	for time.Since(start) < 40*time.Minute && ctx.Err() == nil { // the record of the pod is of before, so it is called until it answers
-		if got, err = j.keeper(ctx, "cat /data/file; stat -c %s /data/large"); err == nil {
+	limit := time.Now().Add(j.patience(3 * time.Minute))
+	for time.Now().Before(limit) && ctx.Err() == nil { // the record of the pod is of before, so it is called until it answers
+		if got, err = j.keeper(ctx, "echo $(cat /data/file; stat -c %s /data/large)"); err == nil {
 			break
 		}
 		select {
@@ -165,9 +168,9 @@ func (j *Journey) cameBack(ctx context.Context, want string) error {
 		case <-time.After(2 * time.Second):
 		}
 	}
-	if err == nil && got != want {
+	if want := lines + " 67108864"; err == nil && got != want {
 		err = fmt.Errorf("the volume holds %q, want %q", got, want)
 	}
-	j.note("  power on to the pod with its volume", since(start))
+	j.note("  from then to the pod with its volume", since(start))
 	return err
 }

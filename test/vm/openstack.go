@@ -3,15 +3,11 @@ package vm
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strings"
 	"time"
 
-	"roost/appliance/api"
-	"roost/images/depot"
 	"roost/test/lab"
 )
 
@@ -27,9 +23,9 @@ const (
 // stock client.
 func (j *Journey) openstackPhases() []phase {
 	return []phase{
-		{"build the release openstack-controller", j.buildOpenStack},
-		{"make a site that wants OpenStack, and a lab of one container", j.makeOpenStackSite},
-		{"discover and install the controller", j.installOpenStack},
+		{"build the release openstack-controller", j.buildShipped("openstack-controller")},
+		{"make a site that wants OpenStack, and a lab of one container", j.makeSingle(lab.Spec{}, "--openstack")},
+		{"discover and install the controller", j.bringUp(openstackPatient, "openstack-controller")},
 		{"measure it", j.measureOpenStack},
 		{"the operator makes a project, a flavor, a network and an image", j.useOpenStack},
 		{"the dashboard lets the operator in", j.openDashboard},
@@ -37,85 +33,13 @@ func (j *Journey) openstackPhases() []phase {
 	}
 }
 
-func (j *Journey) buildOpenStack(ctx context.Context) error {
-	if err := j.prepareBuild(ctx); err != nil {
-		return err
-	}
-	var built struct {
-		Digest string `json:"digest"`
-	}
-	// As it is shipped, with its lock.
-	if err := j.query(ctx, &built, "build", "roost:openstack-controller.yaml", "--keys", j.path("keys"), "--depot", j.path("depot")); err != nil {
-		return err
-	}
-	j.releases["1"] = built.Digest
-	return nil
-}
-
-func (j *Journey) makeOpenStackSite(ctx context.Context) error {
-	l, err := lab.Up(ctx, lab.Config{Name: j.Lab, Dir: j.path("lab")})
-	if err != nil {
-		return err
-	}
-	j.lab = l
-	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	r, err := d.Get(ctx, j.releases["1"])
-	if err != nil {
-		return err
-	}
-	root, err := l.Unpack(ctx, r)
-	if err != nil {
-		return err
-	}
-	if j.controller, err = l.Add(lab.Spec{Name: "c1", Kind: lab.Container, Root: root}); err != nil {
-		return err
-	}
-	return j.roost(ctx, "site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
-		"--pxe", "dhcp", "--range", addressRange, "--openstack")
-}
-
-func (j *Journey) installOpenStack(ctx context.Context) error {
-	if err := j.startSeed(ctx); err != nil {
-		return err
-	}
-	defer j.stopSeed()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	_, err := j.awaitHost(ctx, openstackPatient, "controller-0", hasOpenStack)
-	return err
-}
-
-// hasOpenStack demands a host that serves with all of the control plane ready.
-func hasOpenStack(h *api.Host) error {
-	c := h.Component("openstack-controller")
-	if c == nil {
-		return errors.New("it says nothing of OpenStack")
-	}
-	if c.State != api.Ready {
-		return fmt.Errorf("its OpenStack is %s, step %d of %d, %s: %s", c.State, c.Done+1, c.Steps, c.Step, c.Reason)
-	}
-	return serving(h)
-}
-
 func (j *Journey) measureOpenStack(ctx context.Context) error {
-	const began = `date +%s%3N -d "$(systemctl show --value -p ExecMainStartTimestamp roostd.service)"`
-	begin, err := j.number(ctx, began)
+	took, err := j.sinceStart(ctx, "openstack-controller")
 	if err != nil {
 		return err
 	}
-	h, err := j.awaitHost(ctx, time.Minute, "controller-0", hasOpenStack)
-	if err != nil {
-		return err
-	}
-	took := h.Component("openstack-controller").Since.Sub(time.UnixMilli(int64(begin)))
-	j.note("  roostd start to the whole control plane, from nothing", took.Round(100*time.Millisecond).String())
-	const memory = `for p in /proc/[0-9]*; do sed -n 's/^Pss: *\([0-9]*\).*/\1/p' $p/smaps_rollup 2>/dev/null || true; done | awk '{t += $1} END {print int(t/1024)}'`
-	used, err := j.number(ctx, memory)
+	j.note("  roostd start to the whole control plane, from nothing", took.String())
+	used, err := j.hostMemory(ctx)
 	if err != nil {
 		return err
 	}
@@ -126,7 +50,6 @@ func (j *Journey) measureOpenStack(ctx context.Context) error {
 // openstack runs the stock client of the image, with access that the operator got through roost, and reads what it answers
 // into to, which may be nil.
 func (j *Journey) openstack(ctx context.Context, to any, args ...string) error {
-	const where = "/run/judge"
 	if _, err := os.Stat(j.path("cloud")); err != nil {
 		if err := j.roost(ctx, "openstack", "credentials", j.path("cloud")); err != nil {
 			return err
@@ -136,18 +59,13 @@ func (j *Journey) openstack(ctx context.Context, to any, args ...string) error {
 			if err != nil {
 				return err
 			}
-			text := strings.ReplaceAll(string(b), j.path("cloud", "ca.crt"), path.Join(where, "ca.crt"))
-			cmd, err := j.controller.Command(ctx, "sh", "-ec", "umask 077; mkdir -p "+where+"; cat >"+path.Join(where, name))
-			if err != nil {
+			text := strings.ReplaceAll(string(b), j.path("cloud", "ca.crt"), judge+"/ca.crt")
+			if err := j.giveJudge(ctx, name, text); err != nil {
 				return err
-			}
-			cmd.Stdin = strings.NewReader(text)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("cannot give access: %w: %s", err, out)
 			}
 		}
 	}
-	cmd, err := j.controller.Command(ctx, "sh", "-ec", "cd "+where+`; OS_CLOUD=journey exec openstack "$@"`, "openstack")
+	cmd, err := j.controller.Command(ctx, "sh", "-ec", "cd "+judge+`; OS_CLOUD=journey exec openstack "$@"`, "openstack")
 	if err != nil {
 		return err
 	}
@@ -267,16 +185,7 @@ func (j *Journey) restartOpenStack(ctx context.Context) error {
 	if err := j.controller.PowerOff(); err != nil {
 		return err
 	}
-	start := time.Now()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	_, err := j.awaitHost(ctx, openstackPatient, "controller-0", func(h *api.Host) error {
-		if c := h.Component("openstack-controller"); c == nil || c.Since.Before(start) {
-			return errors.New("it is not back")
-		}
-		return hasOpenStack(h)
-	})
+	start, err := j.comeBack(ctx, openstackPatient, "openstack-controller")
 	if err != nil {
 		return err
 	}

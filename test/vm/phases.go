@@ -60,11 +60,16 @@ func (j *Journey) release(ctx context.Context, n string) error {
 
 // releaseOf builds a release from any recipe, to be called n.
 func (j *Journey) releaseOf(ctx context.Context, recipe, n string) error {
-	var built struct {
-		Digest images.Digest `json:"digest"`
-	}
 	if err := j.roost(ctx, "lock", recipe); err != nil {
 		return err
+	}
+	return j.buildLocked(ctx, recipe, n)
+}
+
+// buildLocked builds a release from a recipe with the lock that it has.
+func (j *Journey) buildLocked(ctx context.Context, recipe, n string) error {
+	var built struct {
+		Digest images.Digest `json:"digest"`
 	}
 	err := j.query(ctx, &built, "build", recipe, "--keys", j.path("keys"), "--depot", j.path("depot"))
 	if err != nil {

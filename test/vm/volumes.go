@@ -9,106 +9,29 @@ import (
 	"strings"
 	"time"
 
-	"roost/appliance/api"
-	"roost/images/depot"
 	"roost/test/lab"
 )
 
 // volumesPhases bring up Kubernetes and Ceph on one host, and demand volumes of them as far as a container can show it: claims
 // are answered with images in Ceph. The kernel of this computer may have no block devices of Ceph, so no pod uses one.
 func (j *Journey) volumesPhases() []phase {
-	if j.machine {
-		return j.machinePhases()
+	const size = 5 << 30 // of each disk; sparse
+	host := lab.Spec{Disks: []int64{size, size, size}, Memory: 6 << 30}
+	list := []phase{
+		{"build the release kubernetes-ceph", j.buildShipped("kubernetes-ceph")},
+		{"make a site that wants Kubernetes and Ceph, and a lab of one machine with three disks",
+			j.makeSingle(host, "--kubernetes", "--ceph", j.disk(1), "--ceph", j.disk(2), "--ceph", j.disk(3))},
+		{"discover and install the controller", j.bringUp(j.patience(5*time.Minute), "ceph", "kubernetes")},
 	}
-	return []phase{
-		{"build the release kubernetes-ceph", j.buildVolumes},
-		{"make a site that wants Kubernetes and Ceph, and a lab of one container with three disks", j.makeVolumesSite},
-		{"discover and install the controller", j.installVolumes},
+	if j.machine {
+		return append(list, j.machinePhases()...)
+	}
+	return append(list, []phase{
 		{"csi-sanity judges the driver's part in Ceph", j.judgeDriver},
 		{"a claim is answered with an image in Ceph", j.claimVolume},
 		{"the image grows with its claim", j.growVolume},
 		{"the image goes with its claim", j.dropVolume},
-	}
-}
-
-func (j *Journey) buildVolumes(ctx context.Context) error {
-	if err := j.prepareBuild(ctx); err != nil {
-		return err
-	}
-	var built struct {
-		Digest string `json:"digest"`
-	}
-	if err := j.query(ctx, &built, "build", "roost:kubernetes-ceph.yaml", "--keys", j.path("keys"), "--depot", j.path("depot")); err != nil {
-		return err
-	}
-	j.releases["1"] = built.Digest
-	return nil
-}
-
-func (j *Journey) makeVolumesSite(ctx context.Context) error {
-	l, err := lab.Up(ctx, lab.Config{Name: j.Lab, Dir: j.path("lab")})
-	if err != nil {
-		return err
-	}
-	j.lab = l
-	d, err := depot.Open(ctx, j.path("depot"), depot.Options{})
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	r, err := d.Get(ctx, j.releases["1"])
-	if err != nil {
-		return err
-	}
-	root, err := l.Unpack(ctx, r)
-	if err != nil {
-		return err
-	}
-	const disk = 5 << 30
-	spec, disks := lab.Spec{Name: "c1", Kind: lab.Container, Root: root, Disks: []int64{disk, disk, disk}}, "/dev/disk/by-id/roost-"+j.Lab+"-c1-disk%d"
-	if j.machine {
-		spec.Kind, spec.Memory, disks = lab.VirtualMachine, 6<<30, "/dev/disk/by-id/virtio-c1-disk%d"
-		if err := j.openTree(root.Image); err != nil {
-			return err
-		}
-	}
-	if j.controller, err = l.Add(spec); err != nil {
-		return err
-	}
-	args := []string{"site", "init", j.path("site"), "--name", "journey", "--address", controllerAddress, "--mac", j.controller.MAC(),
-		"--pxe", "dhcp", "--range", addressRange, "--kubernetes"}
-	for n := 1; n <= 3; n++ {
-		args = append(args, "--ceph", fmt.Sprintf(disks, n))
-	}
-	return j.roost(ctx, args...)
-}
-
-func (j *Journey) installVolumes(ctx context.Context) error {
-	if err := j.startSeed(ctx); err != nil {
-		return err
-	}
-	defer j.stopSeed()
-	if err := j.controller.PowerOn(ctx); err != nil {
-		return err
-	}
-	_, err := j.awaitHost(ctx, 40*time.Minute, "controller-0", hasBoth(time.Time{}))
-	return err
-}
-
-// hasBoth demands a host that serves with Kubernetes and Ceph ready, both since a time.
-func hasBoth(since time.Time) func(*api.Host) error {
-	return func(h *api.Host) error {
-		for _, name := range []string{"ceph", "kubernetes"} {
-			c := h.Component(name)
-			if c == nil || c.Since.Before(since) {
-				return fmt.Errorf("it says nothing of %s", name)
-			}
-			if c.State != api.Ready {
-				return fmt.Errorf("its %s is %s, step %d of %d, %s: %s", name, c.State, c.Done+1, c.Steps, c.Step, c.Reason)
-			}
-		}
-		return serving(h)
-	}
+	}...)
 }
 
 // judgeDriver runs the suite of the Container Storage Interface inside the container, less what needs block devices.
