@@ -22,6 +22,8 @@ lint:
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	go test ./test
 
+# soak needs the clients with which users reach what components serve.
+soak: HOST += ceph-fuse curl s3cmd
 soak: host
 	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_VM=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v ./test/... ./builder/lock
 

@@ -25,7 +25,7 @@ const statusFile = "run/roost/components.json"
 
 // authorities are what the site knows of each component that this release can run.
 func authorities(site *trust.Authority) []service.Authority {
-	return []service.Authority{kubernetes.Authority{}, ceph.Authority{}, openstack.Authority{Signer: site}}
+	return []service.Authority{kubernetes.Authority{}, ceph.Authority{Signer: site}, openstack.Authority{Signer: site}}
 }
 
 // makers make each component of a host.

@@ -13,7 +13,9 @@ type Ceph struct {
 	Cluster string     `json:"cluster,omitempty"` // in which OSDs talk to each other; the same when empty
 	Copies  int        `json:"copies,omitempty"`  // of every object, each on another disk; 3 when zero
 	Disks   []CephDisk `json:"disks,omitempty"`
-	Pools   []string   `json:"pools,omitempty"` // of block devices (RBD); volumes when empty
+	Pools   []string   `json:"pools,omitempty"`   // of block devices (RBD); volumes when empty
+	Files   bool       `json:"files,omitempty"`   // a file system (CephFS), named cephfs
+	Objects bool       `json:"objects,omitempty"` // a gateway that speaks S3 over TLS, at port 7480 of the first controller
 }
 
 // CephDisk is a disk that Ceph may have, whole.

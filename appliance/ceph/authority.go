@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -20,6 +21,13 @@ const (
 	secretSeed = "seed" // 32 bytes, from which all keys are made
 )
 
+// What hosts and operators get of the gateway.
+const (
+	secretEndpoint = "objects.endpoint" // its URL; no secret
+	secretAccess   = "objects.access"   // name of the first user's key
+	secretSecret   = "objects.secret"   // the key
+)
+
 // Users of Ceph; those of hosts and OSDs are made as they come.
 const (
 	userMonitor   = "mon."
@@ -32,6 +40,8 @@ const (
 	userKubernetes = "client.kubernetes"
 	userCinder     = "client.cinder"
 	userGlance     = "client.glance"
+	// userFiles may use the file system.
+	userFiles = "client.files"
 
 	poolKubernetes = "kubernetes"
 	poolCinder     = "cinder"
@@ -40,7 +50,9 @@ const (
 	diskKey = "disks" // not a user: the key from which those of encrypted disks are made
 )
 
-func manager(node string) string { return "mgr." + node }
+func manager(node string) string  { return "mgr." + node }
+func metadata(node string) string { return "mds." + node }
+func gateway(node string) string  { return "client.rgw." + node }
 
 // rights are what a user may do, by the kind of daemon (capabilities; ceph-authtool(8)).
 func rights(user string, pools []string) [][2]string {
@@ -63,6 +75,12 @@ func rights(user string, pools []string) [][2]string {
 		return list
 	case user == userVolumes:
 		return mayUse(pools...)
+	case user == userFiles:
+		return [][2]string{{"mds", "allow rw fsname=" + fileSystem}, {"mon", "allow r fsname=" + fileSystem}, {"osd", "allow rw tag cephfs data=" + fileSystem}}
+	case strings.HasPrefix(user, "mds."):
+		return [][2]string{{"mds", "allow"}, {"mgr", "profile mds"}, {"mon", "profile mds"}, {"osd", "allow rw tag cephfs *=*"}}
+	case strings.HasPrefix(user, "client.rgw."):
+		return [][2]string{{"mgr", "allow rw"}, {"mon", "allow rw"}, {"osd", "allow rwx tag rgw *=*"}}
 	case strings.HasPrefix(user, "mgr."):
 		return [][2]string{{"mds", "allow *"}, {"mon", "allow profile mgr"}, {"osd", "allow *"}}
 	}
@@ -80,10 +98,14 @@ func mayUse(pools ...string) [][2]string {
 }
 
 // poolUsers are the users whom pools are for.
-func poolUsers() []string { return []string{userVolumes, userKubernetes, userCinder, userGlance} }
+func poolUsers() []string {
+	return []string{userVolumes, userKubernetes, userCinder, userGlance, userFiles}
+}
 
 // Authority is what a site has once of Ceph.
-type Authority struct{}
+type Authority struct {
+	Signer service.Signer
+}
 
 // Name is that of the component.
 func (Authority) Name() string { return name }
@@ -102,11 +124,9 @@ func (Authority) Found(have service.Secrets, _ *api.Site, _ time.Time) (added bo
 	return added, nil
 }
 
-// Issue answers hosts whose configuration wants Ceph, and operators: each gets the keys of their own, by the user's name.
-func (Authority) Issue(have service.Secrets, by service.Asker, join *api.Join, _ time.Time) (*api.Material, error) {
-	if len(join.Requests) > 0 {
-		return nil, api.Invalid.Errorf("cannot issue certificates of Ceph: it has none")
-	}
+// Issue answers hosts whose configuration wants Ceph, and operators: each gets the keys of their own, by the user's name, and the
+// controller a certificate of the gateway.
+func (a Authority) Issue(have service.Secrets, by service.Asker, join *api.Join, now time.Time) (*api.Material, error) {
 	address, err := monitorOf(by.Site.Controllers)
 	if err != nil {
 		return nil, err
@@ -122,7 +142,30 @@ func (Authority) Issue(have service.Secrets, by service.Asker, join *api.Join, _
 	if by.Host != nil {
 		out.Secrets[diskKey] = derive(have[secretSeed], diskKey)
 	}
+	if by.Config.Ceph != nil && by.Config.Ceph.Objects && (by.Host != nil && by.Host.Personality.Controls() || by.Role == "admin" || by.Role == "operator") {
+		out.Authorities = map[string]string{"site": a.Signer.RootPEM()}
+		out.Secrets[secretEndpoint] = []byte("https://" + plan{monitor: address}.endpoint())
+		out.Secrets[secretAccess] = []byte(strings.ToUpper(hex.EncodeToString(derive(have[secretSeed], secretAccess)[:10])))
+		out.Secrets[secretSecret] = []byte(base64.RawURLEncoding.EncodeToString(derive(have[secretSeed], secretSecret)[:30]))
+	}
+	if err := a.certify(out, by, join, now); err != nil {
+		return nil, err
+	}
 	return out, nil
+}
+
+// certify answers requests for certificates: that of the gateway is for the controller of a site that has one.
+func (a Authority) certify(out *api.Material, by service.Asker, join *api.Join, now time.Time) (err error) {
+	out.Certificates = map[string]string{}
+	for name, request := range join.Requests {
+		if name != certGateway || by.Host == nil || !by.Host.Personality.Controls() || !by.Config.Ceph.Objects {
+			return api.Denied.Errorf("cannot issue certificate %q of Ceph: not for who asks", name)
+		}
+		if out.Certificates[name], err = a.Signer.Service(request, by.Host.Name, by.Addresses(), now); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // usersOf are the users of Ceph that an asker may be.
@@ -131,7 +174,8 @@ func usersOf(by service.Asker) ([]string, error) {
 	case by.Host != nil && by.Config.Ceph == nil:
 		return nil, api.Denied.Errorf("cannot join Ceph: the configuration of host %s does not want it", by.Host.Name)
 	case by.Host != nil && by.Host.Personality.Controls():
-		return append(poolUsers(), userMonitor, userAdmin, userReader, userBootstrap, manager(by.Host.Name)), nil
+		node := by.Host.Name
+		return append(poolUsers(), userMonitor, userAdmin, userReader, userBootstrap, manager(node), metadata(node), gateway(node)), nil
 	case by.Host != nil:
 		list := []string{userBootstrap}
 		if by.Config.Kubernetes != nil {
@@ -143,6 +187,8 @@ func usersOf(by service.Asker) ([]string, error) {
 		return list, nil
 	case by.Role == "admin":
 		return []string{userAdmin}, nil
+	case by.Role == "operator" && by.Config.Ceph != nil && by.Config.Ceph.Files:
+		return []string{userVolumes, userFiles}, nil
 	case by.Role == "operator":
 		return []string{userVolumes}, nil
 	}

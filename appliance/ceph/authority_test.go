@@ -9,34 +9,41 @@ import (
 
 	"roost/appliance/api"
 	"roost/appliance/service"
+	"roost/appliance/service/servicetest"
 )
 
 // TestAuthority makes secrets once and gives each asker the keys of their own.
 func TestAuthority(t *testing.T) {
 	have, site := service.Secrets{}, &api.Site{Name: "edge", Controllers: []string{"https://10.77.0.2:7443"}}
+	a := Authority{Signer: servicetest.NewSigner(t)}
 	for _, want := range []bool{true, false} {
-		if added, err := (Authority{}).Found(have, site, time.Now()); added != want || err != nil {
+		if added, err := a.Found(have, site, time.Now()); added != want || err != nil {
 			t.Errorf("added %v, %v", added, err)
 		}
 	}
 	wants, not := &api.Config{Components: api.Components{Ceph: &api.Ceph{}}}, &api.Config{}
+	objects := &api.Config{Components: api.Components{Ceph: &api.Ceph{Files: true, Objects: true}}}
 	pods := &api.Config{Components: api.Components{Ceph: &api.Ceph{}, Kubernetes: &api.Kubernetes{}}}
 	machines := &api.Config{Components: api.Components{Ceph: &api.Ceph{}, OpenStack: &api.OpenStack{}}}
 	for name, test := range map[string]struct {
 		by   service.Asker
 		want string // names of secrets, or of the problem
 	}{
-		"controller":    {service.Asker{Host: &api.Host{Name: "one", Personality: "controller"}, Config: wants}, "client.admin client.bootstrap-osd client.cinder client.glance client.kubernetes client.reader client.volumes disks fsid mgr.one mon."},
-		"worker":        {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: wants}, "client.bootstrap-osd disks fsid"},
-		"node":          {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: pods}, "client.bootstrap-osd client.kubernetes disks fsid"},
-		"hypervisor":    {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: machines}, "client.bootstrap-osd client.cinder disks fsid"},
-		"another":       {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: not}, "denied"},
-		"administrator": {service.Asker{Operator: "ann", Role: "admin"}, "client.admin fsid"},
-		"operator":      {service.Asker{Operator: "bob", Role: "operator"}, "client.volumes fsid"},
-		"reader":        {service.Asker{Operator: "cem", Role: "reader"}, "client.reader fsid"},
+		"controller":               {service.Asker{Host: &api.Host{Name: "one", Personality: "controller"}, Config: wants}, "client.admin client.bootstrap-osd client.cinder client.files client.glance client.kubernetes client.reader client.rgw.one client.volumes disks fsid mds.one mgr.one mon."},
+		"worker":                   {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: wants}, "client.bootstrap-osd disks fsid"},
+		"node":                     {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: pods}, "client.bootstrap-osd client.kubernetes disks fsid"},
+		"hypervisor":               {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: machines}, "client.bootstrap-osd client.cinder disks fsid"},
+		"another":                  {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: not}, "denied"},
+		"administrator":            {service.Asker{Operator: "ann", Role: "admin", Config: wants}, "client.admin fsid"},
+		"operator":                 {service.Asker{Operator: "bob", Role: "operator", Config: not}, "client.volumes fsid"},
+		"reader":                   {service.Asker{Operator: "cem", Role: "reader", Config: wants}, "client.reader fsid"},
+		"administrator of objects": {service.Asker{Operator: "ann", Role: "admin", Config: objects}, "client.admin fsid objects.access objects.endpoint objects.secret"},
+		"operator of objects":      {service.Asker{Operator: "bob", Role: "operator", Config: objects}, "client.files client.volumes fsid objects.access objects.endpoint objects.secret"},
+		"reader of objects":        {service.Asker{Operator: "cem", Role: "reader", Config: objects}, "client.reader fsid"},
+		"worker of objects":        {service.Asker{Host: &api.Host{Name: "two", Personality: "worker"}, Config: objects}, "client.bootstrap-osd disks fsid"},
 	} {
 		test.by.Site = site
-		out, err := Authority{}.Issue(have, test.by, &api.Join{Schema: 1}, time.Now())
+		out, err := a.Issue(have, test.by, &api.Join{Schema: 1}, time.Now())
 		if err != nil {
 			if test.want != "denied" || !api.Denied.In(err) {
 				t.Errorf("%s: %v", name, err)
@@ -47,9 +54,19 @@ func TestAuthority(t *testing.T) {
 			t.Errorf("%s: got %s at %s", name, got, out.Address)
 		}
 		if test.by.Host == nil {
-			access, err := NewAccess(out)
-			if err != nil || !strings.Contains(access.Config, string(have[secretFSID])) || !strings.Contains(access.Keyring, "["+access.User+"]\n\tkey = AQAAAA") {
-				t.Errorf("%s: got %+v, %v", name, access, err)
+			access, err := NewAccess(out, "/x")
+			if err != nil || !strings.Contains(access.Files["ceph.conf"], string(have[secretFSID])) || len(access.Users) == 0 {
+				t.Fatalf("%s: got %+v, %v", name, access, err)
+			}
+			for _, user := range access.Users {
+				if !strings.Contains(access.Files["ceph."+user+".keyring"], "["+user+"]\n\tkey = AQAAAA") {
+					t.Errorf("%s: got %+v", name, access)
+				}
+			}
+			for _, line := range []string{"AWS_ENDPOINT_URL='https://10.77.0.2:7480'", "AWS_CA_BUNDLE='/x/ca.crt'", "AWS_SECRET_ACCESS_KEY='" + string(out.Secrets[secretSecret]) + "'"} {
+				if strings.Contains(access.Files["s3.env"], line) != strings.Contains(test.want, "objects") {
+					t.Errorf("%s: got %s", name, access.Files["s3.env"])
+				}
 			}
 		}
 		for _, value := range out.Secrets {
@@ -58,12 +75,39 @@ func TestAuthority(t *testing.T) {
 			}
 		}
 	}
-	request := &api.Join{Schema: 1, Requests: map[string]string{"x": "y"}}
-	if _, err := (Authority{}).Issue(have, service.Asker{Role: "admin", Site: site}, request, time.Now()); !api.Invalid.In(err) {
-		t.Errorf("a certificate: %v", err)
-	}
-	if _, err := NewAccess(&api.Material{}); err == nil {
+	if _, err := NewAccess(&api.Material{}, "/x"); err == nil {
 		t.Error("access from nothing")
+	}
+}
+
+// TestCertificate gives the gateway's certificate to the controller of a site that has a gateway, and to nobody else.
+func TestCertificate(t *testing.T) {
+	have, site := service.Secrets{secretSeed: []byte("seed")}, &api.Site{Name: "edge", Controllers: []string{"https://10.77.0.2:7443"}}
+	a := Authority{Signer: servicetest.NewSigner(t)}
+	_, request, err := service.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := &api.Host{Name: "one", Personality: "controller"}, &api.Host{Name: "two", Personality: "worker"}
+	objects, blocks := &api.Config{Components: api.Components{Ceph: &api.Ceph{Objects: true}}}, &api.Config{Components: api.Components{Ceph: &api.Ceph{}}}
+	for name, test := range map[string]struct {
+		by      service.Asker
+		name    string
+		request string
+		kind    api.Kind // empty: it gets one
+	}{
+		"controller":           {service.Asker{Host: one, Config: objects}, certGateway, request, ""},
+		"under another name":   {service.Asker{Host: one, Config: objects}, "monitor", request, api.Denied},
+		"nonsense":             {service.Asker{Host: one, Config: objects}, certGateway, "x", api.Invalid},
+		"site without gateway": {service.Asker{Host: one, Config: blocks}, certGateway, request, api.Denied},
+		"worker":               {service.Asker{Host: two, Config: objects}, certGateway, request, api.Denied},
+		"administrator":        {service.Asker{Role: "admin", Config: objects}, certGateway, request, api.Denied},
+	} {
+		test.by.Site = site
+		out, err := a.Issue(have, test.by, &api.Join{Schema: 1, Requests: map[string]string{test.name: test.request}}, time.Now())
+		if test.kind != "" && !test.kind.In(err) || test.kind == "" && (err != nil || !strings.Contains(out.Certificates[certGateway], "BEGIN CERTIFICATE")) {
+			t.Errorf("%s: got %+v, %v", name, out, err)
+		}
 	}
 }
 

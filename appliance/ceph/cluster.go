@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +34,13 @@ type cluster struct {
 		Services  map[string]string `json:"services"`
 	} `json:"mgrmap"`
 
+	Files struct { // systems
+		ID      int `json:"id"` // of one; 0: there is none
+		Servers []struct {
+			Status string `json:"status"`
+		} `json:"by_rank"`
+	} `json:"fsmap"`
+
 	OSDs  []member `json:"-"`
 	Pools []pool   `json:"-"`
 }
@@ -50,6 +59,13 @@ type pool struct {
 	Size         int                       `json:"size"`
 	MinSize      int                       `json:"min_size"`
 	Applications map[string]map[string]any `json:"application_metadata"`
+}
+
+// wishedPool is a pool as it is to be made.
+type wishedPool struct {
+	name        string
+	application string // rbd, cephfs or rgw
+	groups      int    // placement groups that it has at the least; Ceph's own number when 0
 }
 
 // For how long an answer of the cluster is taken for granted: asking costs two processes of Python. A healthy cluster is asked
@@ -149,26 +165,30 @@ func (c *cluster) inQuorum(node string) error {
 	return nil
 }
 
-// managed asks whether a manager is at work and tells its figures (Prometheus).
-func (c *cluster) managed() error {
+// managed asks whether a manager is at work and tells its figures (Prometheus) at an address.
+func (c *cluster) managed(address netip.Addr) error {
 	if !c.Manager.Available {
 		return errors.New("no manager of Ceph is available")
 	}
-	if c.Manager.Services["prometheus"] == "" {
+	at := c.Manager.Services["prometheus"]
+	if at == "" {
 		return errors.New("the manager of Ceph does not tell its figures yet")
+	}
+	if u, err := url.Parse(at); err != nil || u.Hostname() != address.String() {
+		return fmt.Errorf("the manager of Ceph tells its figures at %s, not at %s", at, address)
 	}
 	return nil
 }
 
-// pooled asks whether a pool is there for block devices, and whether every pool has the copies that are wanted.
-func (c *cluster) pooled(names []string, copies int) error {
-	for _, name := range names {
-		i := slices.IndexFunc(c.Pools, func(p pool) bool { return p.Name == name })
+// pooled asks whether the pools are there, each for its application, and whether every pool has the copies that are wanted.
+func (c *cluster) pooled(wished []wishedPool, copies int) error {
+	for _, w := range wished {
+		i := slices.IndexFunc(c.Pools, func(p pool) bool { return p.Name == w.name })
 		if i < 0 {
-			return fmt.Errorf("there is no pool %s", name)
+			return fmt.Errorf("there is no pool %s", w.name)
 		}
-		if _, ok := c.Pools[i].Applications["rbd"]; !ok {
-			return fmt.Errorf("pool %s is not for block devices yet", name)
+		if _, ok := c.Pools[i].Applications[w.application]; !ok {
+			return fmt.Errorf("pool %s is not for %s yet", w.name, w.application)
 		}
 	}
 	for _, p := range c.Pools {

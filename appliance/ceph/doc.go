@@ -4,8 +4,14 @@
 // gives it. All are the stock programs under systemd with settings of ours; [Host] writes units, /etc/ceph/ceph.conf and the
 // keys to volatile places at every start of the machine, from the host's configuration.
 //
-// All keys of Ceph come from one secret of the site, by name (see keyOf): the store keeps 32 bytes, a release that needs
-// another user needs no other secret, and the monitor is made with all of them. A host gets those that it needs, over its
+// Where the document asks for it, the first controller also runs a metadata server, with a file system (CephFS), and an object
+// gateway (S3), on the site's address with a certificate of the site's authority. The gateway has one user from the start, whose
+// keys operators get; they make others with radosgw-admin. Both have pools of few placement groups: with Ceph's own number, one
+// disk for each copy could not hold them all. What the document no longer asks for is stopped; its data stays.
+//
+// All keys of Ceph come from one secret of the site, by name (see keyOf): the store keeps 32 bytes, and a release that needs
+// another user needs no other secret. The monitor is made with most of them, and told of those of services when they start. A
+// host gets those that it needs, over its
 // authenticated connection; they reach programs as files that systemd hands over, or on standard input.
 //
 // What a disk is, its own label says: BlueStore's, which names cluster and OSD, or the header of LUKS. The daemon notes, before
@@ -23,7 +29,8 @@
 //
 // Rejected: cephadm and its containers (a second way to deliver software), a Go binding of librados (cgo), Ceph's wire protocol
 // in Go (large, and the ceph program is in the image anyway), admin sockets (they belong to Ceph's user), the dashboard (its
-// module cannot be loaded on Debian 13).
+// module cannot be loaded on Debian 13), the gateway behind a front of ours (it ends TLS itself), its administrators' API (a
+// second way to what client.admin may do).
 package ceph
 
 import (

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -46,6 +48,7 @@ type Host struct {
 	Control     bool                                              // a controller
 	Controllers []string
 	Now         func() time.Time
+	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // how the gateway is reached; nil outside of tests
 
 	mu      sync.Mutex // guards the fields below, and the notes
 	last    sight
@@ -73,21 +76,25 @@ func (h *Host) Steps(c *api.Config) []service.Step {
 	steps := []service.Step{
 		{Name: "keys", Holds: b.hasKeys, Make: b.fetchKeys},
 		{Name: "settings", Holds: b.hasSettings, Make: b.writeSettings},
+		{Name: "what is not wished", Holds: b.hasNoMore, Make: b.dropMore},
 	}
 	if !p.control {
 		return append(steps, service.Step{Name: "OSDs", Holds: b.hasOSDs, Make: b.makeOSDs, Limit: 5 * time.Minute}, b.demand("disks", b.accepted))
 	}
-	return append(steps,
+	steps = append(steps,
 		b.start(b.runMonitor(), "monitor", 2*time.Minute),
 		b.await("quorum", func(c *cluster) error { return c.inQuorum(p.node) }),
-		b.start(b.runManager(), "manager", time.Minute),
+		b.startManager(),
 		service.Step{Name: "lost disks", Holds: b.hasPurged, Make: b.purge},
 		service.Step{Name: "OSDs", Holds: b.hasOSDs, Make: b.makeOSDs, Limit: 5 * time.Minute},
-		b.await("figures", (*cluster).managed),
+		b.await("figures", func(c *cluster) error { return c.managed(p.monitor) }),
 		b.await("OSDs in the cluster", b.serving),
 		b.demand("disks", b.accepted),
-		service.Step{Name: "pools", Holds: b.hasPools, Make: b.makePools, Limit: time.Minute},
-		service.Step{Name: "health", Holds: b.isHealthy, Limit: 5 * time.Minute})
+		service.Step{Name: "pools", Holds: b.hasPools, Make: b.makePools, Limit: time.Minute})
+	if lanes := b.services(); len(lanes) > 0 {
+		steps = append(steps, service.Step{Name: "services", Lanes: lanes})
+	}
+	return append(steps, service.Step{Name: "health", Holds: b.isHealthy, Limit: 5 * time.Minute})
 }
 
 // plan is what the configuration means on this host.
@@ -259,7 +266,7 @@ func (b *bringUp) hasPools(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.pooled(b.wish.Pools, b.wish.Copies)
+	return c.pooled(b.pools(), b.wish.Copies)
 }
 
 // makePools makes the pools that lack, and gives every pool the copies that are wanted.
@@ -269,17 +276,25 @@ func (b *bringUp) makePools(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range b.wish.Pools {
-		i := slices.IndexFunc(c.Pools, func(p pool) bool { return p.Name == name })
+	keys, err := b.keys()
+	if err != nil {
+		return err
+	}
+	// Those first who may use them: the monitor may be older than they are.
+	if _, err := b.ceph(ctx, []byte(b.clients(keys)), "auth", "import", "--in-file", "-"); err != nil {
+		return err
+	}
+	for _, w := range b.pools() {
+		i := slices.IndexFunc(c.Pools, func(p pool) bool { return p.Name == w.name })
 		if i < 0 {
-			if err := b.makePool(ctx, name); err != nil {
+			if err := b.makePool(ctx, w); err != nil {
 				return err
 			}
 		}
-		if i >= 0 && c.Pools[i].Applications["rbd"] != nil {
+		if i >= 0 && c.Pools[i].Applications[w.application] != nil {
 			continue
 		}
-		if _, err := b.ceph(ctx, nil, "osd", "pool", "application", "enable", name, "rbd"); err != nil {
+		if _, err := b.ceph(ctx, nil, "osd", "pool", "application", "enable", w.name, w.application); err != nil {
 			return err
 		}
 	}
@@ -309,22 +324,22 @@ func (b *bringUp) isHealthy(ctx context.Context) error {
 	return err
 }
 
-// makePool makes a pool, and first those who may use it: the monitor may be older than they are.
-func (b *bringUp) makePool(ctx context.Context, name string) error {
-	keys, err := b.keys()
-	if err != nil {
-		return err
+// makePool makes a pool.
+func (b *bringUp) makePool(ctx context.Context, w wishedPool) error {
+	args := []string{"osd", "pool", "create", w.name}
+	if w.groups > 0 {
+		args = append(args, strconv.Itoa(w.groups), "--pg-num-min", strconv.Itoa(w.groups))
 	}
-	if _, err := b.ceph(ctx, []byte(b.clients(keys)), "auth", "import", "--in-file", "-"); err != nil {
-		return err
+	if strings.HasPrefix(w.name, ".") {
+		args = append(args, "--yes-i-really-mean-it") // without it Ceph says that it does not, and that all is well
 	}
-	_, err = b.ceph(ctx, nil, "osd", "pool", "create", name)
+	_, err := b.ceph(ctx, nil, args...)
 	return err
 }
 
-// services are the units of ours that are there, in the order in which they are stopped.
-func (h *Host) services() (list []string) {
-	for _, pattern := range []string{"ceph-osd@*", "ceph-osd-make@*", "ceph-mgr@*", "ceph-mon@*", "ceph-mon-make"} {
+// units are those of ours that are there, in the order in which they are stopped.
+func (h *Host) units() (list []string) {
+	for _, pattern := range []string{"ceph-radosgw@*", "ceph-mds@*", "ceph-osd@*", "ceph-osd-make@*", "ceph-mgr@*", "ceph-mon@*", "ceph-mon-make"} {
 		found, err := filepath.Glob(filepath.Join("/", h.Root, unitDir, pattern+".service"))
 		if err != nil {
 			panic(err) // the patterns are well-formed
@@ -338,7 +353,7 @@ func (h *Host) services() (list []string) {
 
 // gone asks whether nothing of Ceph is left on the running machine.
 func (h *Host) gone(context.Context) error {
-	if list := h.services(); len(list) > 0 {
+	if list := h.units(); len(list) > 0 {
 		return fmt.Errorf("%s still there", strings.Join(list, ", "))
 	}
 	if _, err := os.Stat(filepath.Join("/", h.Root, runDir)); err == nil {
@@ -347,14 +362,18 @@ func (h *Host) gone(context.Context) error {
 	return nil
 }
 
+func (h *Host) drop(ctx context.Context, unit string) error {
+	if err := h.Machine.StopUnit(ctx, unit); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join("/", h.Root, unitDir, unit))
+}
+
 // leave stops Ceph and removes its settings. Disks, keys and state stay, for a host that comes back.
 func (h *Host) leave(ctx context.Context) error {
 	h.changed()
-	for _, unit := range h.services() {
-		if err := h.Machine.StopUnit(ctx, unit); err != nil {
-			return err
-		}
-		if err := os.Remove(filepath.Join("/", h.Root, unitDir, unit)); err != nil {
+	for _, unit := range h.units() {
+		if err := h.drop(ctx, unit); err != nil {
 			return err
 		}
 	}

@@ -1,14 +1,19 @@
 package ceph
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,6 +27,7 @@ import (
 
 	"roost/appliance/api"
 	"roost/appliance/service"
+	"roost/appliance/service/servicetest"
 	"roost/images/durable"
 )
 
@@ -31,9 +37,10 @@ const fsid = "6f7c1c1e-52a0-4a3e-9d29-3a1d5a7d7f10"
 
 func someKeys() map[string]string {
 	keys := map[string]string{secretFSID: fsid}
-	for _, user := range append(poolUsers(), userMonitor, userAdmin, userReader, userBootstrap, manager("one")) {
+	for _, user := range append(poolUsers(), userMonitor, userAdmin, userReader, userBootstrap, manager("one"), metadata("one"), gateway("one")) {
 		keys[user] = keyOf([]byte("seed"), user)
 	}
+	keys[secretAccess], keys[secretSecret] = "ACCESS", "AQ-secret"
 	return keys
 }
 
@@ -47,6 +54,7 @@ func TestFiles(t *testing.T) {
 	for name, change := range map[string]func(*plan){
 		"controller": func(*plan) {},
 		"worker":     func(p *plan) { p.control = false },
+		"services":   func(p *plan) { p.wish.Files, p.wish.Objects = true, true },
 		"one-copy": func(p *plan) {
 			p.wish.Copies, p.wish.Pools, p.memory = 1, []string{"a", "b"}, 8<<30
 			p.address = netip.MustParseAddr("fd00::2")
@@ -132,8 +140,9 @@ func TestJudge(t *testing.T) {
 
 // world is a machine with disks, systemd and Ceph, as far as a bring-up sees them.
 type world struct {
-	t    *testing.T
-	root string
+	t      *testing.T
+	root   string
+	signer *servicetest.Signer
 
 	mu      sync.Mutex // guards the fields below
 	disks   map[string][]byte
@@ -141,7 +150,10 @@ type world struct {
 	started map[string]time.Time
 	osds    []member
 	pools   []pool
-	caps    string
+	files   bool            // a file system
+	users   string          // keyrings that were imported
+	objects map[string]bool // users of the gateway, by the names of their keys
+	figures string          // address
 	acts    []string
 	left    int // acts before the daemon dies; negative: it lives
 }
@@ -227,6 +239,9 @@ func (w *world) Run(_ context.Context, input []byte, program string, args ...str
 	if w.units["ceph-mon@one.service"] != "active" {
 		return nil, errors.New("timed out")
 	}
+	if program == "radosgw-admin" {
+		return nil, w.makeUser(input, args)
+	}
 	if program != "ceph" || args[0] != "--connect-timeout" || strings.Contains(strings.Join(args, " "), "==") {
 		return nil, fmt.Errorf("cannot run %s %q", program, args)
 	}
@@ -250,7 +265,12 @@ func (w *world) Run(_ context.Context, input []byte, program string, args ...str
 	}
 	switch fields := strings.Fields(line); fields[1] + " " + fields[2] {
 	case "import --in-file":
-		w.caps = string(input)
+		w.users += string(input)
+	case "set mgr":
+		w.figures = fields[4]
+	case "new " + fileSystem:
+		i := slices.IndexFunc(w.pools, func(p pool) bool { return p.Name == fields[3] })
+		w.pools[i].Applications[fileSystem], w.files = map[string]any{"metadata": fileSystem}, true
 	case "pool create":
 		w.pools = append(w.pools, pool{Name: fields[3], Size: 3, MinSize: 2, Applications: map[string]map[string]any{}})
 	case "pool application":
@@ -291,16 +311,88 @@ func (w *world) status() []byte {
 	}
 	services := map[string]string{}
 	if w.units["ceph-mgr@one.service"] == "active" {
-		services["prometheus"] = "http://10.77.0.2:9283/"
+		services["prometheus"] = "http://" + w.figures + ":9283/"
+	}
+	files := map[string]any{"by_rank": []any{}}
+	if w.files {
+		files["id"] = 1
+	}
+	if w.files && w.serves("ceph-mds@one.service", metadata("one")) {
+		files["by_rank"] = []any{map[string]any{"status": "up:active"}}
 	}
 	b, err := json.Marshal(map[string]any{
-		"quorum_names": []string{"one"}, "health": health, "mgrmap": map[string]any{"available": len(services) > 0, "services": services},
+		"quorum_names": []string{"one"}, "health": health, "mgrmap": map[string]any{"available": len(services) > 0, "services": services}, "fsmap": files,
 		"pgmap": map[string]any{"pgs_by_state": []any{map[string]any{"state_name": "active+clean", "count": 33}}},
 	})
 	if err != nil {
 		w.t.Error(err)
 	}
 	return b
+}
+
+// serves reports whether a service is up that the cluster knows.
+func (w *world) serves(unit, user string) bool {
+	return w.units[unit] == "active" && strings.Contains(w.users, "["+user+"]\n\tkey = "+someKeys()[user])
+}
+
+// makeUser is radosgw-admin.
+func (w *world) makeUser(input []byte, args []string) error {
+	if line := strings.Join(args, " "); line != "metadata put user:site" {
+		return fmt.Errorf("unknown command %s", line)
+	}
+	if err := w.act("radosgw-admin"); err != nil {
+		return err
+	}
+	var put struct {
+		Data struct {
+			Keys []struct {
+				Access string `json:"access_key"`
+				Secret string `json:"secret_key"`
+			} `json:"keys"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(input, &put); err != nil || put.Data.Keys[0].Secret != "AQ-secret" {
+		return fmt.Errorf("cannot read user %s: %w", input, err)
+	}
+	w.objects[put.Data.Keys[0].Access] = true
+	return nil
+}
+
+// ServeHTTP is the gateway.
+func (w *world) ServeHTTP(out http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	signed := r.Header.Get("Authorization")
+	found := regexp.MustCompile("^AWS4-HMAC-SHA256 Credential=([A-Z]+)/20[0-9]{6}/default/s3/aws4_request, SignedHeaders=[a-z0-9;-]+, Signature=[0-9a-f]{64}$").FindStringSubmatch(signed)
+	if signed != "" && (found == nil || !w.objects[found[1]]) {
+		out.WriteHeader(http.StatusForbidden)
+	}
+}
+
+// dial reaches the gateway where it runs, with the certificate that it was handed.
+func (w *world) dial(_ context.Context, _, address string) (net.Conn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.serves("ceph-radosgw@one.service", gateway("one")) || address != "10.77.0.2:7480" {
+		return nil, errors.New("connection refused")
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(w.root, keyDir, gatewayCert), filepath.Join(w.root, keyDir, gatewayKey))
+	if err != nil {
+		return nil, err
+	}
+	here, there := net.Pipe()
+	go func() {
+		conn := tls.Server(there, &tls.Config{Certificates: []tls.Certificate{pair}})
+		defer conn.Close()
+		request, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
+		}
+		answer := httptest.NewRecorder()
+		w.ServeHTTP(answer, request)
+		answer.Result().Write(conn) // who asked says what became of it
+	}()
+	return here, nil
 }
 
 // memory is an open disk of the world.
@@ -334,7 +426,8 @@ func (w *world) open(path string, _ bool) (Device, error) {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, root: t.TempDir(), disks: map[string][]byte{}, units: map[string]string{}, started: map[string]time.Time{}, left: -1}
+	w := &world{t: t, root: t.TempDir(), disks: map[string][]byte{}, units: map[string]string{}, started: map[string]time.Time{}, objects: map[string]bool{}, left: -1}
+	w.signer = servicetest.NewSigner(t)
 	for _, path := range []string{"/dev/a", "/dev/b", "/dev/c", "/dev/d"} {
 		w.disks[path] = make([]byte, 10<<20)
 	}
@@ -349,6 +442,7 @@ func (w *world) host() *Host {
 	}
 	return &Host{
 		Root: w.root, Machine: w, Keys: keys, OpenDisk: w.open, Node: "one", Control: true, Controllers: []string{"https://10.77.0.2:7443"}, Now: time.Now,
+		Dial: w.dial,
 		Signatures: func(r io.ReaderAt, _ int64) ([]string, error) {
 			b := make([]byte, 4)
 			if _, err := r.ReadAt(b, 0); err != nil || string(b) != "XFSB" {
@@ -356,11 +450,18 @@ func (w *world) host() *Host {
 			}
 			return []string{"XFS"}, nil
 		},
-		Join: func(context.Context, api.Join) (*api.Material, error) {
+		Join: func(_ context.Context, join api.Join) (*api.Material, error) {
 			if err := w.act("join"); err != nil {
 				return nil, err
 			}
-			m := &api.Material{Secrets: map[string][]byte{diskKey: bytes.Repeat([]byte{7}, 32)}}
+			m := &api.Material{Secrets: map[string][]byte{diskKey: bytes.Repeat([]byte{7}, 32)}, Authorities: map[string]string{"site": w.signer.RootPEM()}}
+			if request := join.Requests[certGateway]; request != "" {
+				chain, err := w.signer.Service(request, "one", []net.IP{net.IPv4(10, 77, 0, 2)}, time.Now())
+				if err != nil {
+					return nil, err
+				}
+				m.Certificates = map[string]string{certGateway: chain}
+			}
 			for name, key := range someKeys() {
 				m.Secrets[name] = []byte(key)
 			}
@@ -383,6 +484,55 @@ func three() *api.Config {
 	return wish(api.CephDisk{Path: "/dev/a"}, api.CephDisk{Path: "/dev/b"}, api.CephDisk{Path: "/dev/c"})
 }
 
+// all asks for everything on three disks.
+func all() *api.Config {
+	c := three()
+	c.Ceph.Files, c.Ceph.Objects = true, true
+	return c
+}
+
+// whole demands what all asks for.
+func (w *world) whole() error {
+	if len(w.osds) != 3 || len(w.pools) != 10 || !w.files || !w.objects["ACCESS"] {
+		return fmt.Errorf("OSDs %v, pools %v, file system %v, users of the gateway %v", w.osds, w.pools, w.files, w.objects)
+	}
+	return nil
+}
+
+// TestServices brings up the file system and the gateway, after a crash before each thing that is done, and drops them when
+// nobody asks for them any more.
+func TestServices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := w.host()
+		if err := errors.Join(w.ensure(h, all()), w.whole()); err != nil {
+			t.Fatal(err)
+		}
+		done := len(w.acts)
+		if err := w.ensure(h, all()); err != nil || len(w.acts) != done {
+			t.Errorf("at the second look: %v, %v", err, w.acts[done:])
+		}
+		pools := slices.IndexFunc(w.acts, func(act string) bool { return strings.HasSuffix(act, "enable default.rgw.buckets.data rgw") })
+		for n := pools; n < done; n++ { // TestCrash dies before
+			w := newWorld(t)
+			w.left = n
+			if err := w.ensure(w.host(), all()); err == nil {
+				t.Errorf("died before act %d of %d without a word", n, done)
+			}
+			w.left = -1
+			if err := errors.Join(w.ensure(w.host(), all()), w.whole()); err != nil {
+				t.Fatalf("died before act %d of %v, then: %v", n, w.acts, err)
+			}
+		}
+		if err := w.ensure(h, three()); err != nil {
+			t.Fatal(err)
+		}
+		if w.units["ceph-mds@one.service"] != "" || w.units["ceph-radosgw@one.service"] != "" || w.units["ceph-mon@one.service"] == "" {
+			t.Errorf("left: %v", w.units)
+		}
+	})
+}
+
 // TestBringUp brings Ceph up from nothing, finds nothing to do, and comes back after a restart of the machine.
 func TestBringUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -391,8 +541,8 @@ func TestBringUp(t *testing.T) {
 		if err := w.ensure(h, three()); err != nil {
 			t.Fatal(err)
 		}
-		if len(w.osds) != 3 || len(w.pools) != 1 || !strings.Contains(w.caps, "profile rbd pool=volumes") {
-			t.Errorf("OSDs %v, pools %v, rights %q", w.osds, w.pools, w.caps)
+		if len(w.osds) != 3 || len(w.pools) != 1 || !strings.Contains(w.users, "profile rbd pool=volumes") {
+			t.Errorf("OSDs %v, pools %v, rights %q", w.osds, w.pools, w.users)
 		}
 		done := len(w.acts)
 		if err := w.ensure(h, three()); err != nil || len(w.acts) != done {
@@ -407,7 +557,7 @@ func TestBringUp(t *testing.T) {
 		if err := w.ensure(w.host(), three()); err != nil {
 			t.Fatal(err)
 		}
-		want := []string{"start ceph-mgr@one.service", "start ceph-mon@one.service", "start ceph-osd@0.service", "start ceph-osd@1.service", "start ceph-osd@2.service"}
+		want := []string{"ceph config set mgr mgr/prometheus/server_addr 10.77.0.2 --force", "start ceph-mgr@one.service", "start ceph-mon@one.service", "start ceph-osd@0.service", "start ceph-osd@1.service", "start ceph-osd@2.service"}
 		got := slices.Sorted(slices.Values(w.acts[done:]))
 		if !slices.Equal(got, want) {
 			t.Errorf("after a restart %v", got)
@@ -520,7 +670,7 @@ func TestLeave(t *testing.T) {
 func TestSecrets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		if err := w.ensure(w.host(), three()); err != nil {
+		if err := w.ensure(w.host(), all()); err != nil {
 			t.Fatal(err)
 		}
 		err := filepath.WalkDir(w.root, func(path string, d os.DirEntry, err error) error {

@@ -50,7 +50,10 @@ func (b *bringUp) hasKeys(context.Context) error {
 	}
 	need := []string{secretFSID, userBootstrap}
 	if b.control {
-		need = append(append(need, poolUsers()...), userMonitor, userAdmin, userReader, manager(b.node))
+		need = append(append(need, poolUsers()...), userMonitor, userAdmin, userReader, manager(b.node), metadata(b.node), gateway(b.node))
+	}
+	if b.control && b.wish.Objects {
+		need = append(need, secretAccess, secretSecret)
 	}
 	for _, name := range need {
 		if keys[name] == "" {

@@ -48,7 +48,16 @@ func (p plan) files(keys map[string]string) []file {
 		keyFile(confDir, userAdmin, keys),
 		file{runDir + "/monitor.keyring", 0o600, p.users(keys)},
 		file{runDir + "/manager.keyring", 0o600, keyring(manager(p.node), keys[manager(p.node)], nil)})
-	for _, u := range []unit{p.makeMonitor(keys[secretFSID]), p.runMonitor(), p.runManager()} {
+	units := []unit{p.makeMonitor(keys[secretFSID]), p.runMonitor(), p.runManager()}
+	if p.wish.Files {
+		files = append(files, file{runDir + "/metadata.keyring", 0o600, keyring(metadata(p.node), keys[metadata(p.node)], nil)})
+		units = append(units, p.runMetadata())
+	}
+	if p.wish.Objects {
+		files = append(files, file{runDir + "/gateway.keyring", 0o600, keyring(gateway(p.node), keys[gateway(p.node)], nil)})
+		units = append(units, p.runGateway())
+	}
+	for _, u := range units {
 		files = append(files, u.file())
 	}
 	return files
@@ -111,6 +120,20 @@ func (p plan) settings(fsid string) string {
 		fmt.Sprintf("osd_memory_target = %d", osdMemory(p.memory)),
 		"osd_numa_auto_affinity = false",
 	), "\n") + "\n"
+}
+
+// pools are those that the cluster is to have.
+func (p plan) pools() (list []wishedPool) {
+	for _, name := range p.wish.Pools {
+		list = append(list, wishedPool{name: name, application: "rbd"})
+	}
+	if p.wish.Files {
+		list = append(list, filePools()...)
+	}
+	if p.wish.Objects {
+		list = append(list, objectPools()...)
+	}
+	return list
 }
 
 // least is of how many copies a write needs before it is answered: half of them, rounded up, as Ceph has it.

@@ -112,9 +112,10 @@ func Site() *cobra.Command {
 
 // cephFlags say which disks of the first controller are Ceph's.
 type cephFlags struct {
-	disks         []string
-	copies        int
-	wipe, encrypt bool
+	disks          []string
+	copies         int
+	wipe, encrypt  bool
+	files, objects bool
 }
 
 func (s *cephFlags) define(c *cobra.Command) {
@@ -123,13 +124,15 @@ func (s *cephFlags) define(c *cobra.Command) {
 	f.IntVar(&s.copies, "ceph-copies", 0, "keep this many copies of everything, each on another disk (default 3)")
 	f.BoolVar(&s.wipe, "ceph-wipe", false, "take the disks even if they hold something, which is lost")
 	f.BoolVar(&s.encrypt, "ceph-encrypt", false, "encrypt the disks; the site keeps the keys")
+	f.BoolVar(&s.files, "ceph-files", false, "make a file system in Ceph (CephFS)")
+	f.BoolVar(&s.objects, "ceph-objects", false, "run a gateway that speaks S3")
 }
 
 func (s *cephFlags) wish(host string) *api.Ceph {
 	if len(s.disks) == 0 {
 		return nil
 	}
-	wish := &api.Ceph{Copies: s.copies}
+	wish := &api.Ceph{Copies: s.copies, Files: s.files, Objects: s.objects}
 	for _, path := range s.disks {
 		wish.Disks = append(wish.Disks, api.CephDisk{Path: path, Host: host, Wipe: s.wipe, Encrypt: s.encrypt})
 	}

@@ -27,6 +27,9 @@ func (j *Journey) cephPhases() []phase {
 		{"discover and install the controller", j.bringUp(5*time.Minute, "ceph")},
 		{"measure it", j.measureCeph},
 		{"write and read as the operator", j.useCeph},
+		{"a file system and a gateway are asked for", j.addCephServices},
+		{"a stock client mounts the file system", j.useFiles},
+		{"a stock client of S3 puts and gets objects", j.useObjects},
 		{"all is back after its power went", j.restartCeph},
 		{"a disk with somebody's data is left alone", j.refuseCephDisk},
 		{"it is wiped when the document says so, while the daemon is killed again and again", j.addCephDisk},
@@ -103,7 +106,7 @@ func (j *Journey) restartCeph(ctx context.Context) error {
 	}
 	j.note("  power on to HEALTH_OK again", since(start))
 	_, err = j.inside(ctx, j.controller, "rbd export volumes/judge - 2>/dev/null | cmp - /var/tmp/image")
-	return errors.Join(err, j.healthyCeph(ctx))
+	return errors.Join(err, j.checkFiles(ctx), j.checkObjects(ctx), j.healthyCeph(ctx))
 }
 
 // changeCeph changes the host's configuration as an operator does.

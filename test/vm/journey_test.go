@@ -103,7 +103,7 @@ func TestKubernetes(t *testing.T) {
 }
 
 // TestCeph brings Ceph up in a container of the lab: the shipped release, systemd and Ceph at native speed on four loop
-// devices, the stock clients as judges. The kernel is the computer's; encrypted disks are not shown, for it may lack dm-crypt.
+// devices, the stock clients as judges: rbd and rados in the container, ceph-fuse and s3cmd of this computer. The kernel is the computer's; encrypted disks are not shown, for it may lack dm-crypt.
 func TestCeph(t *testing.T) {
 	soak(t)
 	j := &Journey{Lab: "tceph"}
