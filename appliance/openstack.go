@@ -16,7 +16,8 @@ func makeOpenStack(p *place) (service.Component, func(context.Context) error, er
 		return nil, nil, err
 	}
 	return &openstack.Controller{
-		Root: p.root, Machine: p.machine, Keys: keys, Join: p.join(openstack.Name), Node: p.assignment.Name, Control: p.control != nil, Now: time.Now,
+		Root: p.root, Machine: p.machine, Keys: keys, Join: p.join(openstack.Name), Ceph: p.join("ceph"), Image: p.image, Node: p.assignment.Name,
+		Control: p.control != nil, Now: time.Now,
 	}, nil, nil
 }
 

@@ -14,6 +14,10 @@
 // Network: ML2 with OVN. The control plane then needs no RPC server of neutron's (three processes, 450 MB), no DHCP and no L3
 // agents; its own databases and ovn-northd are 20 MB.
 //
+// Storage: where the site runs Ceph, glance and cinder are users of a pool each, with keys that may use no other; volumes are
+// clones of images and belong to the site, not to the controller that made them. Else images are files of the controller and
+// there are no volumes: a controller's disk is no place for what must outlive it.
+//
 // Passwords exist for keystone's users and for the queue only. To the database every service is known by the user it runs
 // as, which the kernel attests on a Unix socket: what does not exist cannot leak. Secrets are made once per site, kept in the
 // site's store, handed to a controller over mutual TLS, kept there in a directory of root's, and written to settings that one
@@ -22,6 +26,7 @@
 // Rejected: Debian's init scripts and units (they guess arguments, ask for eight processes and write world-readable logs);
 // TLS by each uwsgi (a second process each), nginx or haproxy (another package to follow, when the Go program that is in the
 // image anyway takes 15 MB); rabbitmqctl and the openstack command for set-up (an Erlang or a Python start for each fact;
-// RabbitMQ reads its users from a file, the catalogue is written by one HTTP client); a marker file for schemas (it is
+// RabbitMQ reads its users from a file, the catalogue is written by one HTTP client); LVM under cinder (volumes of one host's disk,
+// root's rights for the service); a marker file for schemas (it is
 // believed where a restored database says otherwise).
 package openstack

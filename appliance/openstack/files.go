@@ -81,9 +81,12 @@ func (b *bringUp) hasAdministrator(ctx context.Context) error {
 	})(ctx)
 }
 
+// everything is a plan with all that a plan may have.
+func everything() plan { return plan{ceph: &storage{}} }
+
 // gone asks whether nothing of OpenStack is left on the running machine.
 func (h *Controller) gone(context.Context) error {
-	for _, u := range (plan{}).units() {
+	for _, u := range everything().units() {
 		if _, err := os.Stat(filepath.Join("/", h.Root, unitDir, u.name)); err == nil {
 			return fmt.Errorf("%s is still there", u.name)
 		}
@@ -93,12 +96,12 @@ func (h *Controller) gone(context.Context) error {
 
 // leave stops OpenStack and removes its settings. Keys and state stay, for a host that comes back.
 func (h *Controller) leave(ctx context.Context) error {
-	for _, u := range slices.Backward(plan{}.units()) {
+	for _, u := range slices.Backward(everything().units()) {
 		if err := h.Machine.StopUnit(ctx, u.name); err != nil {
 			return err
 		}
 	}
-	for _, f := range append(plan{}.files(), file{path: caFile}) {
+	for _, f := range append(everything().files(), file{path: caFile}) {
 		if err := os.RemoveAll(filepath.Join("/", h.Root, f.path)); err != nil {
 			return fmt.Errorf("cannot leave OpenStack: %w", err)
 		}

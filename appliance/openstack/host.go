@@ -21,12 +21,14 @@ import (
 
 	"roost/appliance/api"
 	"roost/appliance/service"
+	"roost/images"
 )
 
 // Machine is what a bring-up asks of the host; linux.Machine is one.
 type Machine interface {
 	service.Machine
 	RunUnit(ctx context.Context, unit string) error // one that runs to its end; waits for it
+	Run(ctx context.Context, input []byte, program string, args ...string) ([]byte, error)
 }
 
 // Controller is OpenStack's control plane on this host.
@@ -35,15 +37,17 @@ type Controller struct {
 	Machine Machine
 	Keys    service.Files // of the directory var/lib/roost/openstack
 	Join    func(context.Context, api.Join) (*api.Material, error)
-	Node    string // name of this host
-	Control bool   // it is a controller
+	Ceph    func(context.Context, api.Join) (*api.Material, error) // as Join, of the site's Ceph
+	Image   []images.Component                                     // of the running release
+	Node    string                                                 // name of this host
+	Control bool                                                   // it is a controller
 	Now     func() time.Time
 	Open    func(socket string) (Database, error)                                // the database; nil outside of tests
 	Dial    func(ctx context.Context, network, address string) (net.Conn, error) // how services are reached; nil outside of tests
 
-	mu    sync.Mutex           // guards the fields below
-	held  map[string]time.Time // when what is dear to ask held last, by step and plan
-	heads map[string][]string  // of the image's migrations, which stay as they are
+	mu    sync.Mutex          // guards the fields below
+	held  map[string]held     // what is dear to ask, by step
+	heads map[string][]string // of the image's migrations, which stay as they are
 	cloud *cloud
 }
 
@@ -62,14 +66,15 @@ func (h *Controller) Steps(c *api.Config) []service.Step {
 	if err != nil {
 		return []service.Step{service.Impossible("plan", err)}
 	}
+	// What the plan lacks, the first steps read into it before any other needs it.
 	b := &bringUp{Controller: h, plan: plan{wish: c.OpenStack.Defaults(), node: h.Node, address: address}}
-	if err := b.readSecrets(); err != nil {
-		// Without them there is no plan of the rest; it is made at the next look.
-		return []service.Step{{Name: "keys", Holds: b.hasKeys, Make: b.makeKeys}, {Name: "settings", Holds: b.readAgain}}
+	steps := []service.Step{{Name: "keys", Holds: b.hasKeys, Make: b.makeKeys}}
+	if h.hasCeph(c) {
+		b.ceph = &storage{}
+		steps = append(steps, service.Step{Name: "access to Ceph", Holds: b.knowsCeph, Make: b.meetCeph})
 	}
-	workers := [][]service.Step{{b.start(unitConductor)}, {b.start(unitScheduler)}, {b.start(unitMaintenance)}, {b.start(unitVolumes)}}
-	return []service.Step{
-		{Name: "keys", Holds: b.hasKeys, Make: b.makeKeys},
+	workers := [][]service.Step{{b.start(unitConductor)}, {b.start(unitScheduler)}, {b.start(unitMaintenance)}, {b.start(unitVolumes)}, b.volumeLane()}
+	steps = append(steps, []service.Step{
 		{Name: "settings", Holds: b.hasSettings, Make: b.writeSettings},
 		{Name: "services", Lanes: [][]service.Step{
 			{b.start(unitQueue)},
@@ -82,8 +87,8 @@ func (h *Controller) Steps(c *api.Config) []service.Step {
 			},
 		}},
 		{Name: "workers", Lanes: workers},
-		b.dear(service.Step{Name: "wishes", Holds: b.hasWishes, Make: b.makeWishes, Limit: 2 * time.Minute}),
-	}
+	}...)
+	return append(append(steps, b.storageSteps()...), b.dear(service.Step{Name: "wishes", Holds: b.hasWishes, Make: b.makeWishes, Limit: 2 * time.Minute}))
 }
 
 // lanes brings up each project: its schemas, its API, and what comes before or after that.
@@ -104,6 +109,10 @@ func (b *bringUp) lanes() (lanes [][]service.Step) {
 		case "keystone":
 			lane = append(lane, service.Step{Name: "administrator", Holds: b.hasAdministrator,
 				Make: func(ctx context.Context) error { return b.Machine.RunUnit(ctx, unitBootstrap) }})
+		case "glance":
+			if b.ceph != nil {
+				lane = append(lane, b.pool("glance")) // it gives up a store that it does not reach when it starts
+			}
 		case "nova-metadata":
 			lane = append(lane, service.Step{Name: "schema nova", Holds: b.hasSchema(schema{"nova", "nova/db/main/migrations/versions"}), Limit: 5 * time.Minute})
 		}
@@ -168,10 +177,7 @@ func (b *bringUp) readSecrets() error {
 	return nil
 }
 
-// readAgain ends a look whose plan was made without secrets.
-func (b *bringUp) readAgain(context.Context) error { return errors.New("secrets came just now") }
-
-// hasKeys asks for the secrets and for a certificate with which this host can be reached.
+// hasKeys reads the secrets into the plan, and asks for a certificate with which this host can be reached.
 func (b *bringUp) hasKeys(context.Context) error {
 	if err := b.readSecrets(); err != nil {
 		return err
@@ -292,16 +298,23 @@ func (b *bringUp) transport() (*http.Transport, error) {
 	}, nil
 }
 
+// held is when a step of a plan held last.
+type held struct {
+	plan string
+	at   time.Time
+}
+
 // dear wraps a step whose fact costs the services work to answer: it is asked of them again a minute after it held.
 func (b *bringUp) dear(step service.Step) service.Step {
 	wish, err := json.Marshal(b.wish)
 	if err != nil {
 		return service.Impossible(step.Name, err)
 	}
-	key, holds := step.Name+" "+b.address+" "+string(wish), step.Holds
+	key, holds := b.address+" "+string(wish), step.Holds
 	step.Holds = func(ctx context.Context) error {
 		b.mu.Lock()
-		recent := b.Now().Before(b.held[key].Add(time.Minute))
+		last := b.held[step.Name]
+		recent := last.plan == key && b.Now().Before(last.at.Add(time.Minute))
 		b.mu.Unlock()
 		if recent {
 			return nil
@@ -310,7 +323,12 @@ func (b *bringUp) dear(step service.Step) service.Step {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if err == nil {
-			b.held = map[string]time.Time{key: b.Now()}
+			if b.held == nil {
+				b.held = map[string]held{}
+			}
+			b.held[step.Name] = held{key, b.Now()}
+		} else {
+			delete(b.held, step.Name)
 		}
 		return err
 	}

@@ -15,6 +15,7 @@ type plan struct {
 	node    string        // name of this host
 	address string        // of this host, where others reach it
 	secrets map[string]string
+	ceph    *storage // of the site; nil: images are files, and there are no volumes
 }
 
 // Places on the machine, below its root.

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,9 +83,15 @@ func TestSecrets(t *testing.T) {
 	for i, name := range append(passwords(), fernet()...) {
 		p.secrets[name] = fmt.Sprintf("secret-%d-of-the-site", i)
 	}
+	p.ceph = &storage{Address: "10.0.0.2", FSID: "f", Keys: map[string]string{}}
+	secrets := maps.Clone(p.secrets)
+	for _, user := range poolUsers() {
+		p.ceph.Keys[user] = "key of " + user
+		secrets[user] = p.ceph.Keys[user]
+	}
 	found := map[string]bool{}
 	for _, f := range p.files() {
-		for name, secret := range p.secrets {
+		for name, secret := range secrets {
 			if !strings.Contains(f.text, secret) {
 				continue
 			}
@@ -95,7 +101,7 @@ func TestSecrets(t *testing.T) {
 			}
 		}
 	}
-	for name := range p.secrets {
+	for name := range secrets {
 		person := name == userSecret("operator") || name == userSecret("reader") || name == secretQueue
 		if !found[name] && !person {
 			t.Errorf("secret %s is in no file", name)
@@ -106,6 +112,13 @@ func TestSecrets(t *testing.T) {
 // TestUnits checks that all that a unit is handed and reads is written by the plan, and that no file is of two minds.
 func TestUnits(t *testing.T) {
 	p := plan{wish: api.OpenStack{}.Defaults(), node: "controller-0", address: "10.0.0.2", secrets: map[string]string{}}
+	checkUnits(t, p)
+	p.ceph = &storage{}
+	checkUnits(t, p)
+}
+
+func checkUnits(t *testing.T, p plan) {
+	t.Helper()
 	there := map[string]int{caFile: 1, keyDir + "/server.crt": 1, keyDir + "/server.key": 1}
 	for _, f := range p.files() {
 		there[f.path]++
@@ -136,6 +149,13 @@ type machine struct {
 	broken  string // this one does not run to its end
 }
 
+func (m *machine) Run(_ context.Context, _ []byte, program string, args ...string) ([]byte, error) {
+	if m.broken == program {
+		return nil, errors.New("it failed")
+	}
+	m.ran = append(m.ran, program+" "+strings.Join(args, " "))
+	return nil, nil
+}
 func (m *machine) Addresses() []string { return []string{"10.0.0.2"} }
 func (m *machine) UnitState(_ context.Context, unit string) (string, error) {
 	if m.running[unit].IsZero() {
@@ -186,17 +206,15 @@ func TestKeysAndSettings(t *testing.T) {
 	}}
 	config := controller().Config
 	for range 2 {
-		for _, name := range []string{"keys", "settings"} {
-			steps := h.Steps(config)
-			i := slices.IndexFunc(steps, func(s service.Step) bool { return s.Name == name })
-			if steps[i].Holds(t.Context()) == nil {
+		for _, step := range h.Steps(config)[:2] {
+			if step.Holds(t.Context()) == nil {
 				continue
 			}
-			if err := steps[i].Make(t.Context()); err != nil {
+			if err := step.Make(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if err := h.Steps(config)[i].Holds(t.Context()); err != nil {
-				t.Errorf("%s: %v", name, err)
+			if err := step.Holds(t.Context()); err != nil {
+				t.Errorf("%s: %v", step.Name, err)
 			}
 		}
 	}
@@ -211,7 +229,11 @@ func TestKeysAndSettings(t *testing.T) {
 	if err := os.Chmod(conf, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Steps(config)[1].Holds(t.Context()); err == nil {
+	steps := h.Steps(config)
+	if err := steps[0].Holds(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := steps[1].Holds(t.Context()); err == nil {
 		t.Error("settings that all can read are as they should be")
 	}
 	leave := h.Steps(&api.Config{})[0]

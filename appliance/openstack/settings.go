@@ -43,6 +43,7 @@ func secret(name, text string) file {
 func (p plan) files() []file {
 	list := p.projectFiles()
 	list = append(list, p.storeFiles()...)
+	list = append(list, p.cephFiles()...)
 	list = append(list, p.dashboard(), p.frontFile(),
 		file{path: bootEnv, mode: 0o600, text: "OS_BOOTSTRAP_PASSWORD=" + p.secrets[userSecret("admin")] + "\n"})
 	for _, u := range p.units() {
@@ -90,13 +91,11 @@ func (p plan) projectFiles() []file {
 		settings("placement.conf",
 			section{"api", []string{"auth_strategy", "keystone"}}, section{"placement_database", connection("placement", "placement")},
 			p.tokens("placement", "placement"), proxied),
-		settings("glance-api.conf",
-			section{"DEFAULT", []string{"enabled_backends", "local:file", "bind_host", "127.0.0.1"}},
-			section{"glance_store", []string{"default_backend", "local"}}, section{"local", []string{"filesystem_store_datadir", "/var/lib/glance/images"}},
+		settings("glance-api.conf", append(p.imageStores(),
 			section{"os_glance_staging_store", []string{"filesystem_store_datadir", "/var/lib/glance/staging"}},
 			section{"os_glance_tasks_store", []string{"filesystem_store_datadir", "/var/lib/glance/tasks"}},
 			section{"database", connection("glance", "glance")}, section{"paste_deploy", []string{"flavor", "keystone", "config_file", "/etc/glance/glance-api-paste.ini"}},
-			p.tokens("glance", "image"), locks("glance"), proxied, silent),
+			p.tokens("glance", "image"), locks("glance"), proxied, silent)...),
 		settings("nova.conf",
 			section{"DEFAULT", append(queue, "my_ip", p.address, "host", p.node, "state_path", "/var/lib/nova")},
 			section{"api_database", connection("nova", "nova_api")}, section{"database", connection("nova", "nova")},
@@ -120,11 +119,11 @@ func (p plan) projectFiles() []file {
 				"enable_distributed_floating_ip", "true"}},
 			section{"database", connection("neutron", "neutron")}, p.tokens("neutron", "network"), p.access("nova", "nova"), p.access("placement", "placement"),
 			locks("neutron"), proxied, silent),
-		settings("cinder.conf",
+		settings("cinder.conf", append(p.volumeBackend(),
 			section{"DEFAULT", append(queue, "auth_strategy", "keystone", "my_ip", p.address, "host", p.node, "state_path", "/var/lib/cinder",
 				"api_paste_config", "/etc/cinder/api-paste.ini", "glance_api_servers", p.url(9292, ""), "glance_ca_certificates_file", "/"+caFile)},
 			section{"database", connection("cinder", "cinder")}, p.tokens("cinder", "block-storage"),
-			p.access("service_user", "cinder", "send_service_user_token", "true"), p.access("nova", "nova"), locks("cinder"), proxied, silent),
+			p.access("service_user", "cinder", "send_service_user_token", "true"), p.access("nova", "nova"), locks("cinder"), proxied, silent)...),
 	}
 	// By the time of its start, which uwsgi fills in, OVN's ring of workers is made anew.
 	list = append(list, file{path: neutronIni, mode: 0o644, text: "[uwsgi]\nstart-time = %t\n"})

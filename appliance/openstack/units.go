@@ -20,6 +20,7 @@ const (
 	unitScheduler    = "openstack-nova-scheduler.service"
 	unitMaintenance  = "openstack-neutron-maintenance.service"
 	unitVolumes      = "openstack-cinder-scheduler.service"
+	unitVolume       = "openstack-cinder-volume.service"
 	unitBootstrap    = "openstack-keystone-bootstrap.service"
 	unitCells        = "openstack-nova-cells.service"
 )
@@ -41,7 +42,11 @@ const (
 func (p plan) units() []unit {
 	list := append(p.stores(), p.front())
 	for _, x := range allProjects() {
-		list = append(list, p.api(x))
+		u := p.api(x)
+		if x.name == "glance" {
+			u = p.useCeph(u, x.user)
+		}
+		list = append(list, u)
 	}
 	list = append(list, p.workers()...)
 	return append(list, p.errands()...)
@@ -159,21 +164,26 @@ func homeOf(user string) string {
 
 func stateOf(user string) []string { return []string{homeOf(user)} }
 
-// workers are the daemons beside the APIs.
-func (p plan) workers() []unit {
-	worker := func(name, user, program string) unit {
-		return unit{
-			name: name, description: "OpenStack " + strings.TrimSuffix(strings.TrimPrefix(name, "openstack-"), ".service"), user: user, groups: []string{cacheGroup},
-			exec: []string{"/usr/bin/" + program, "--config-file=%d/" + user + ".conf"}, writes: stateOf(user), keys: keysOf(user), uses: []string{caFile},
-			lines: []string{"Type=exec", "WorkingDirectory=" + homeOf(user), "LimitNOFILE=65536", "Environment=MALLOC_ARENA_MAX=1"},
-		}
+// worker is a daemon beside the APIs.
+func worker(name, user, program string) unit {
+	return unit{
+		name: name, description: "OpenStack " + strings.TrimSuffix(strings.TrimPrefix(name, "openstack-"), ".service"), user: user, groups: []string{cacheGroup},
+		exec: []string{"/usr/bin/" + program, "--config-file=%d/" + user + ".conf"}, writes: stateOf(user), keys: keysOf(user), uses: []string{caFile},
+		lines: []string{"Type=exec", "WorkingDirectory=" + homeOf(user), "LimitNOFILE=65536", "Environment=MALLOC_ARENA_MAX=1"},
 	}
-	return []unit{
+}
+
+func (p plan) workers() []unit {
+	list := []unit{
 		worker(unitConductor, "nova", "nova-conductor"),
 		worker(unitScheduler, "nova", "nova-scheduler"),
 		worker(unitMaintenance, "neutron", "neutron-ovn-maintenance-worker"),
 		worker(unitVolumes, "cinder", "cinder-scheduler"),
 	}
+	if p.ceph != nil {
+		list = append(list, p.volumeUnit())
+	}
+	return list
 }
 
 // errands are programs that run to their end.

@@ -75,61 +75,6 @@ func (c *cloud) working(ctx context.Context) error {
 	return nil
 }
 
-// tenant sees to a project with the people's roles and its quotas. Which of the services a quota is of, they say.
-func (c *cloud) tenant(ctx context.Context, name string, quotas map[string]int) error {
-	identity := c.service("identity")
-	id, err := c.project(ctx, identity, name)
-	if err != nil {
-		return err
-	}
-	for user, role := range people() {
-		if err := c.user(ctx, identity, user, id, role); err != nil {
-			return err
-		}
-	}
-	left := maps.Clone(quotas)
-	for _, s := range []struct{ kind, path, object string }{
-		{"compute", "os-quota-sets/", "quota_set"}, {"network", "quotas/", "quota"}, {"volumev3", "os-quota-sets/", "quota_set"},
-	} {
-		if err := c.quotas(ctx, c.service(s.kind), s.path+id, s.object, left); err != nil {
-			return fmt.Errorf("quotas of project %s: %w", name, err)
-		}
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("cannot set quotas of project %s: no service knows %s", name, strings.Join(slices.Sorted(maps.Keys(left)), ", "))
-	}
-	return nil
-}
-
-// quotas sets those of the quotas that a service knows, and takes them from the list.
-func (c *cloud) quotas(ctx context.Context, service *gophercloud.ServiceClient, path, object string, left map[string]int) error {
-	if len(left) == 0 {
-		return nil
-	}
-	var have map[string]map[string]any
-	if _, err := service.Get(ctx, service.ServiceURL(path), &have, nil); err != nil {
-		return err
-	}
-	set := map[string]int{}
-	for name, want := range left {
-		is, ok := have[object][name].(float64)
-		if !ok {
-			continue
-		}
-		delete(left, name)
-		if int(is) != want {
-			set[name] = want
-		}
-	}
-	if len(set) == 0 {
-		return nil
-	}
-	return c.lacks(strings.Join(slices.Sorted(maps.Keys(set)), ", "), func() error {
-		_, err := service.Put(ctx, service.ServiceURL(path), map[string]any{object: set}, nil, &gophercloud.RequestOpts{OkCodes: []int{http.StatusOK}})
-		return err
-	})
-}
-
 // flavors sees to the sizes of machines. Flavors cannot be changed: one of another size is replaced, which machines that were
 // made of it do not notice.
 func (c *cloud) flavors(ctx context.Context) error {
