@@ -37,11 +37,6 @@ func people() map[string]string {
 // machineUsers are the users that services are in keystone.
 func machineUsers() []string { return []string{"cinder", "glance", "neutron", "nova", "placement"} }
 
-// fernet are the names of keystone's keys: for tokens, and for credentials in its database.
-func fernet() []string {
-	return []string{"fernet-keys/0", "fernet-keys/1", "credential-keys/0", "credential-keys/1"}
-}
-
 // passwords are the names of all secrets that are random words.
 func passwords() []string {
 	list := []string{secretQueue, secretCookie, secretMetadata, secretSession, secretCache}
@@ -62,8 +57,8 @@ type Authority struct {
 // Name is that of the component.
 func (Authority) Name() string { return Name }
 
-// Found makes the passwords and keys of a site.
-func (Authority) Found(have service.Secrets, _ *api.Site, _ time.Time) (added bool, err error) {
+// Found makes the passwords and keys of a site, and a new key for tokens when it is time.
+func (Authority) Found(have service.Secrets, _ *api.Site, now time.Time) (added bool, err error) {
 	make32 := func(name string, encode func([]byte) string) {
 		if len(have[name]) > 0 {
 			return
@@ -75,9 +70,11 @@ func (Authority) Found(have service.Secrets, _ *api.Site, _ time.Time) (added bo
 	for _, name := range passwords() {
 		make32(name, hex.EncodeToString)
 	}
-	for _, name := range fernet() { // as keystone-manage writes them (Fernet specification: base64url of 32 bytes)
-		make32(name, base64.URLEncoding.EncodeToString)
+	key := func(name string) { make32(name, base64.URLEncoding.EncodeToString) } // as keystone-manage writes them (Fernet specification)
+	for _, name := range credentialKeys() {
+		key(name)
 	}
+	changeTokenKeys(have, now, key)
 	return added, nil
 }
 

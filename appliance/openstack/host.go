@@ -169,7 +169,7 @@ func (b *bringUp) readSecrets() error {
 	for name, secret := range kept {
 		b.secrets[name] = string(secret)
 	}
-	for _, name := range append(passwords(), fernet()...) {
+	for _, name := range append(passwords(), credentialKeys()...) {
 		if b.secrets[name] == "" {
 			return fmt.Errorf("this host has no secret %s of OpenStack yet", name)
 		}
@@ -180,6 +180,9 @@ func (b *bringUp) readSecrets() error {
 // hasKeys reads the secrets into the plan, and asks for a certificate with which this host can be reached.
 func (b *bringUp) hasKeys(context.Context) error {
 	if err := b.readSecrets(); err != nil {
+		return err
+	}
+	if err := b.dated(b.Now()); err != nil {
 		return err
 	}
 	if err := service.Usable(b.read("server.crt"), b.read("server.key"), b.read("ca.crt"), b.address, b.Now()); err != nil {

@@ -80,7 +80,7 @@ func TestIssue(t *testing.T) {
 // TestSecrets finds no secret where others than root can read, nor in a unit, where every program could.
 func TestSecrets(t *testing.T) {
 	p := plan{wish: api.OpenStack{}.Defaults(), node: "controller-0", address: "10.0.0.2", secrets: map[string]string{}}
-	for i, name := range append(passwords(), fernet()...) {
+	for i, name := range append(append(passwords(), credentialKeys()...), tokenKeys+"2026-09-01", tokenKeys+"2026-10-01", tokenKeys+"2026-10-31") {
 		p.secrets[name] = fmt.Sprintf("secret-%d-of-the-site", i)
 	}
 	p.ceph = &storage{Address: "10.0.0.2", FSID: "f", Keys: map[string]string{}}

@@ -127,8 +127,8 @@ func (p plan) projectFiles() []file {
 	}
 	// By the time of its start, which uwsgi fills in, OVN's ring of workers is made anew.
 	list = append(list, file{path: neutronIni, mode: 0o644, text: "[uwsgi]\nstart-time = %t\n"})
-	for _, name := range fernet() {
-		list = append(list, file{path: keyFile(name), mode: 0o600, text: p.secrets[name]})
+	for _, name := range fernetFiles() {
+		list = append(list, file{path: keyFile(name), mode: 0o600, text: p.fernetKey(name)})
 	}
 	return list
 }

@@ -131,7 +131,7 @@ func (p plan) api(x project) unit {
 // installFernet copies keystone's keys to the directories where it wants them.
 func installFernet() [][]string {
 	list := [][]string{{"/usr/bin/install", "-d", "-m", "0700", "/run/openstack-keystone/fernet-keys", "/run/openstack-keystone/credential-keys"}}
-	for _, key := range fernet() {
+	for _, key := range fernetFiles() {
 		list = append(list, []string{"/usr/bin/install", "-m", "0400", "%d/" + path.Base(keyFile(key)), "/run/openstack-keystone/" + key})
 	}
 	return list
@@ -148,7 +148,7 @@ func keysOf(user string) (list []string) {
 	case "glance":
 		return []string{runDir + "/glance-api.conf"}
 	case "keystone":
-		for _, key := range fernet() {
+		for _, key := range fernetFiles() {
 			list = append(list, keyFile(key))
 		}
 	}

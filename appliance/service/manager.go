@@ -8,7 +8,7 @@
 //
 // Promises: a bring-up that a crash or a power cut ended resumes where the facts are; nothing but facts decides what is done,
 // so a thing that broke later is mended by the same steps; which step is under way, or failed and why, is in the host's
-// state; a secret is never replaced, never in an argument, a log, an image or the audit record.
+// state; a secret is never replaced by another of its name, never in an argument, a log, an image or the audit record.
 //
 // Rejected: a journal of steps done (it would be believed where the machine says otherwise); dependencies between components
 // as a graph (a step that waits for a fact says the same and cannot be stale); one loop for all components (a dead disk
