@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -111,19 +110,7 @@ func (j *Journey) restartCeph(ctx context.Context) error {
 
 // changeCeph changes the host's configuration as an operator does.
 func (j *Journey) changeCeph(ctx context.Context, change func(*api.Ceph)) error {
-	config := &api.Config{}
-	if err := j.query(ctx, config, "host", "config", "controller-0"); err != nil {
-		return err
-	}
-	change(config.Ceph)
-	b, err := json.Marshal(config)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(j.path("config.json"), b, 0o600); err != nil {
-		return err
-	}
-	return j.query(ctx, config, "host", "config", "controller-0", "--file", j.path("config.json"))
+	return j.changeConfig(ctx, func(c *api.Config) { change(c.Ceph) })
 }
 
 func (j *Journey) refuseCephDisk(ctx context.Context) error {

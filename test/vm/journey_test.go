@@ -137,3 +137,13 @@ func TestOpenStack(t *testing.T) {
 	j.walk = j.openstackPhases
 	walk(t, j)
 }
+
+// TestOpenStackCeph brings OpenStack and Ceph up in one container of the lab: the shipped release at native speed on three loop
+// devices. Images and volumes are in Ceph, as the stock clients of both say, and survive the power's going. No virtual machine
+// uses a volume.
+func TestOpenStackCeph(t *testing.T) {
+	soak(t)
+	j := &Journey{Lab: "tcloud"}
+	j.walk = j.cloudCephPhases
+	walk(t, j)
+}

@@ -29,6 +29,8 @@ func (j *Journey) openstackPhases() []phase {
 		{"measure it", j.measureOpenStack},
 		{"the operator makes a project, a flavor, a network and an image", j.useOpenStack},
 		{"the dashboard lets the operator in", j.openDashboard},
+		{"what the site document wants is in the cloud, and changes with it", j.wishCloud},
+		{"a volume has nowhere to be, and cinder says so", j.refuseVolume},
 		{"all is back after its power went", j.restartOpenStack},
 	}
 }
@@ -190,8 +192,11 @@ func (j *Journey) restartOpenStack(ctx context.Context) error {
 		return err
 	}
 	j.note("  power on to the whole control plane ready again ("+apisBackTarget+")", since(start))
-	if err := os.RemoveAll(j.path("cloud")); err != nil { // what the container had of it is gone
+	if err := j.forgetCloud(); err != nil {
 		return err
 	}
 	return j.checkOpenStack(ctx)
 }
+
+// forgetCloud has the stock client be given access again: what the container had of it went with its power.
+func (j *Journey) forgetCloud() error { return os.RemoveAll(j.path("cloud")) }
