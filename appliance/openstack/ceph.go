@@ -149,11 +149,12 @@ func (p plan) volumeBackend() []section {
 		{"DEFAULT", []string{"enabled_backends", cephBackend, "default_volume_type", cephBackend}},
 		{cephBackend, []string{"volume_driver", "cinder.volume.drivers.rbd.RBDDriver", "volume_backend_name", cephBackend, "backend_host", volumeHost,
 			"rbd_pool", "cinder", "rbd_user", "cinder", "rbd_ceph_conf", "/" + cephConf, "rbd_secret_uuid", p.ceph.FSID, "report_discard_supported", "true"}},
+		{"cinder_sys_admin", []string{"capabilities", ""}}, // of its helper for root's work, which has none (see volumeUnit)
 	}
 }
 
-// volumeUnit makes volumes. What cinder has root do to images it can do itself: it looks at files of its own. So it finds a
-// sudo that runs its arguments and no more, and has no way to become root.
+// volumeUnit makes volumes. What cinder has root do to images it can do itself: they are files of its own. So it finds a sudo
+// that runs its arguments and no more, and has no way to become root.
 func (p plan) volumeUnit() unit {
 	u := p.useCeph(worker(unitVolume, "cinder", "cinder-volume"), "cinder")
 	u.lines = append(u.lines, "Environment=PATH="+ownSudo+":/usr/sbin:/usr/bin")

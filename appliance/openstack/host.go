@@ -88,7 +88,9 @@ func (h *Controller) Steps(c *api.Config) []service.Step {
 		}},
 		{Name: "workers", Lanes: workers},
 	}...)
-	return append(append(steps, b.storageSteps()...), b.dear(service.Step{Name: "wishes", Holds: b.hasWishes, Make: b.makeWishes, Limit: 2 * time.Minute}))
+	return append(append(steps, b.storageSteps()...),
+		b.dear(service.Step{Name: "nova", Holds: b.novaWorks, Limit: 2 * time.Minute}),
+		b.dear(service.Step{Name: "wishes", Holds: b.hasWishes, Make: b.makeWishes, Limit: 2 * time.Minute}))
 }
 
 // lanes brings up each project: its schemas, its API, and what comes before or after that.

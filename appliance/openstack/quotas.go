@@ -2,10 +2,12 @@ package openstack
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
@@ -80,7 +82,7 @@ func (c *cloud) quota(ctx context.Context, l limits, project string, wish map[st
 		return err
 	}
 	for name, want := range wish {
-		if is, ok := have[l.object][name].(float64); ok && int(is) == want {
+		if is, ok := have[l.object][name].(json.Number); ok && is.String() == strconv.Itoa(want) { // as gophercloud decodes them
 			delete(wish, name)
 		}
 	}

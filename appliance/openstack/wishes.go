@@ -37,12 +37,6 @@ func (b *bringUp) wishes(ctx context.Context, act bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.working(ctx); err != nil {
-		if act {
-			return nil // it comes by itself: the services speak up in turn
-		}
-		return err
-	}
 	for _, name := range slices.Sorted(maps.Keys(b.wish.Projects)) {
 		if err := c.tenant(ctx, name, b.wish.Projects[name]); err != nil {
 			return err
@@ -57,8 +51,12 @@ func (b *bringUp) wishes(ctx context.Context, act bool) error {
 	return c.images(ctx)
 }
 
-// working asks nova whether its services speak up.
-func (c *cloud) working(ctx context.Context) error {
+// novaWorks asks nova whether its services speak up, which they do in turn.
+func (b *bringUp) novaWorks(ctx context.Context) error {
+	c, err := b.reach(ctx, false)
+	if err != nil {
+		return err
+	}
 	page, err := services.List(c.service("compute"), nil).AllPages(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask nova for its services: %w", err)
