@@ -29,7 +29,7 @@ func authorities(site *trust.Authority) []service.Authority {
 }
 
 // makers make each component of a host.
-func makers() []maker { return []maker{makeKubernetes, makeCeph, makeOpenStack} }
+func makers() []maker { return []maker{makeKubernetes, makeCeph, makeOpenStack, makeCompute} }
 
 // maker makes one component for a host, and what else of it must run as long as the host does, if anything.
 type maker func(*place) (service.Component, func(context.Context) error, error)

@@ -51,6 +51,9 @@ func (p Personality) Validate() error {
 // Controls reports whether hosts of this personality run the site's store and API.
 func (p Personality) Controls() bool { return p == "controller" || p == "all-in-one" }
 
+// Carries reports whether hosts of this personality are there for loads: virtual machines run on them.
+func (p Personality) Carries() bool { return p == "worker" || p == "all-in-one" }
+
 // Host is one machine as the site knows it. Its hardware in full is its [Inventory], kept beside it.
 type Host struct {
 	Schema   int    `json:"schema"` // 1

@@ -75,6 +75,7 @@ func Site() *cobra.Command {
 	f.StringVar(&file.First.MAC, "mac", "", "MAC address of the first controller's provisioning interface (required)")
 	f.StringVar(&file.First.Serial, "serial", "", "its serial number must be this, too")
 	f.StringVar(&file.First.Name, "hostname", "controller-0", "its host name")
+	f.StringVar(&file.First.Personality, "personality", "", "what it does: controller, or all-in-one, which carries virtual machines too; controller when empty")
 	f.StringVar(&file.First.Disk, "disk", "", "its disk; the smallest sufficient one when empty")
 	f.BoolVar(&file.First.Wipe, "wipe", false, "install even if its disk holds something")
 	f.StringVar(&file.Config.PXE, "pxe", "dhcp", "how the controller serves new machines: dhcp (own addresses), proxy (beside a DHCP server) or off")

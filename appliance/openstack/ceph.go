@@ -56,7 +56,7 @@ func poolUnit(user string) string {
 }
 
 // hasCeph reports whether images and volumes are to be in Ceph.
-func (h *Controller) hasCeph(c *api.Config) bool {
+func (h *Host) hasCeph(c *api.Config) bool {
 	return c.Ceph != nil && slices.ContainsFunc(h.Image, func(part images.Component) bool { return part.Name == cephPart })
 }
 
@@ -74,7 +74,7 @@ func (s *storage) complete() error {
 }
 
 // knowsCeph reads what this host keeps of the site's Ceph into the plan.
-func (b *bringUp) knowsCeph(context.Context) error {
+func (b *part) knowsCeph(context.Context) error {
 	kept := storage{}
 	if err := json.Unmarshal(b.read(cephFile), &kept); err != nil {
 		return errors.New("no access to the site's Ceph yet")
@@ -84,7 +84,7 @@ func (b *bringUp) knowsCeph(context.Context) error {
 }
 
 // meetCeph asks the site for what OpenStack needs of its Ceph.
-func (b *bringUp) meetCeph(ctx context.Context) error {
+func (b *part) meetCeph(ctx context.Context) error {
 	material, err := b.Ceph(ctx, api.Join{Schema: 1})
 	if err != nil {
 		return err

@@ -20,11 +20,11 @@ import (
 func withCeph(t *testing.T, keys keep) (h *Controller, config *api.Config, m *machine) {
 	config, m = controller().Config, &machine{running: map[string]time.Time{}}
 	config.Ceph = &api.Ceph{}
-	h = &Controller{Root: t.TempDir(), Machine: m, Keys: keys, Node: "controller-0", Control: true, Now: time.Now, Image: []images.Component{{Name: cephPart}},
+	h = &Controller{Control: true, Host: Host{Root: t.TempDir(), Machine: m, Keys: keys, Node: "controller-0", Now: time.Now, Image: []images.Component{{Name: cephPart}},
 		Ceph: func(context.Context, api.Join) (*api.Material, error) {
 			return &api.Material{Address: "[v2:10.0.0.2:3300/0,v1:10.0.0.2:6789/0]", Secrets: map[string][]byte{
 				"fsid": []byte("6f7c"), "client.cinder": []byte("cinder's"), "client.glance": []byte("glance's"), "client.admin": []byte("the administrator's")}}, nil
-		}}
+		}}}
 	return h, config, m
 }
 
@@ -104,7 +104,7 @@ func TestCephAccess(t *testing.T) {
 	}
 	// And Ceph goes from the site.
 	config.Ceph = nil
-	b := &bringUp{Controller: h}
+	b := &bringUp{part: part{Host: &h.Host}, controller: h}
 	stop := b.volumeLane()[0]
 	if stop.Holds(t.Context()) == nil {
 		t.Error("cinder-volume is not there")
@@ -123,7 +123,7 @@ func TestDear(t *testing.T) {
 		h, _, m := withCeph(t, keep{})
 		look := func(p plan) {
 			t.Helper()
-			b := &bringUp{Controller: h, plan: p}
+			b := &bringUp{part: part{Host: &h.Host, plan: p}, controller: h}
 			for _, user := range poolUsers() {
 				if err := b.pool(user).Holds(t.Context()); err != nil {
 					t.Error(err)
@@ -144,7 +144,7 @@ func TestDear(t *testing.T) {
 		}
 		m.broken = "rados"
 		time.Sleep(time.Minute)
-		if err := (&bringUp{Controller: h}).pool("glance").Holds(t.Context()); err == nil || !strings.Contains(err.Error(), "pool glance of Ceph cannot be written") {
+		if err := (&bringUp{part: part{Host: &h.Host}, controller: h}).pool("glance").Holds(t.Context()); err == nil || !strings.Contains(err.Error(), "pool glance of Ceph cannot be written") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -15,7 +15,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/users"
 )
 
-// cloud is the site's OpenStack as its administrator sees it.
+// cloud is the site's OpenStack as one of its users sees it.
 type cloud struct {
 	plan     plan
 	key      string // what it was opened with
@@ -24,7 +24,7 @@ type cloud struct {
 }
 
 // reach returns the APIs with a token, the same as long as nothing changed.
-func (b *bringUp) reach(ctx context.Context, act bool) (*cloud, error) {
+func (b *part) reach(ctx context.Context, act bool) (*cloud, error) {
 	key := b.keystone() + string(b.read("ca.crt"))
 	b.mu.Lock()
 	known := b.cloud
@@ -42,7 +42,7 @@ func (b *bringUp) reach(ctx context.Context, act bool) (*cloud, error) {
 	return &cloud{plan: b.plan, provider: known.provider, act: act}, nil
 }
 
-func (b *bringUp) logIn(ctx context.Context) (*gophercloud.ProviderClient, error) {
+func (b *part) logIn(ctx context.Context) (*gophercloud.ProviderClient, error) {
 	transport, err := b.transport()
 	if err != nil {
 		return nil, err
@@ -54,8 +54,8 @@ func (b *bringUp) logIn(ctx context.Context) (*gophercloud.ProviderClient, error
 	provider.HTTPClient = http.Client{Transport: transport}
 	provider.UserAgent.Prepend("roost")
 	err = openstack.Authenticate(ctx, provider, gophercloud.AuthOptions{
-		IdentityEndpoint: b.keystone(), Username: "admin", Password: b.secrets[userSecret("admin")], DomainName: "Default",
-		Scope: &gophercloud.AuthScope{ProjectName: "admin", DomainName: "Default"}, AllowReauth: true,
+		IdentityEndpoint: b.keystone(), Username: b.user, Password: b.secrets[userSecret(b.user)], DomainName: "Default",
+		Scope: &gophercloud.AuthScope{ProjectName: b.project, DomainName: "Default"}, AllowReauth: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot log in to OpenStack: %w", err)

@@ -12,7 +12,7 @@ import (
 // asked gives a fact or an act the database.
 func (b *bringUp) asked(f func(context.Context, Database) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		open := b.Open
+		open := b.controller.Open
 		if open == nil {
 			open = openDatabase
 		}
@@ -39,17 +39,17 @@ func (b *bringUp) hasSchema(s schema) func(context.Context) error {
 func (b *bringUp) headsOf(dir string) ([]string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if list, ok := b.heads[dir]; ok {
+	if list, ok := b.controller.heads[dir]; ok {
 		return list, nil
 	}
 	list, err := heads(os.DirFS(b.at(filepath.Join(modules, dir))))
 	if err != nil {
 		return nil, err
 	}
-	if b.heads == nil {
-		b.heads = map[string][]string{}
+	if b.controller.heads == nil {
+		b.controller.heads = map[string][]string{}
 	}
-	b.heads[dir] = list
+	b.controller.heads[dir] = list
 	return list, nil
 }
 
@@ -83,28 +83,3 @@ func (b *bringUp) hasAdministrator(ctx context.Context) error {
 
 // everything is a plan with all that a plan may have.
 func everything() plan { return plan{ceph: &storage{}} }
-
-// gone asks whether nothing of OpenStack is left on the running machine.
-func (h *Controller) gone(context.Context) error {
-	for _, u := range everything().units() {
-		if _, err := os.Stat(filepath.Join("/", h.Root, unitDir, u.name)); err == nil {
-			return fmt.Errorf("%s is still there", u.name)
-		}
-	}
-	return nil
-}
-
-// leave stops OpenStack and removes its settings. Keys and state stay, for a host that comes back.
-func (h *Controller) leave(ctx context.Context) error {
-	for _, u := range slices.Backward(everything().units()) {
-		if err := h.Machine.StopUnit(ctx, u.name); err != nil {
-			return err
-		}
-	}
-	for _, f := range append(everything().files(), file{path: caFile}) {
-		if err := os.RemoveAll(filepath.Join("/", h.Root, f.path)); err != nil {
-			return fmt.Errorf("cannot leave OpenStack: %w", err)
-		}
-	}
-	return nil
-}

@@ -19,10 +19,19 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Route leads a port to a socket.
+// Route leads a port to a service of this host: to a socket, or where it can have none, to a port of the loopback interface.
 type Route struct {
 	Port   int    `json:"port"`
-	Socket string `json:"socket"`
+	Socket string `json:"socket,omitempty"`
+	Local  int    `json:"local,omitempty"`
+}
+
+func (r Route) dial(ctx context.Context) (net.Conn, error) {
+	var dialer net.Dialer
+	if r.Local != 0 {
+		return dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(r.Local)))
+	}
+	return dialer.DialContext(ctx, "unix", r.Socket)
 }
 
 // Front ends TLS and hands requests to services of this host, which listen on Unix sockets. It says by headers who called, and
@@ -61,7 +70,7 @@ func (f *Front) Run(ctx context.Context) error {
 			return fmt.Errorf("cannot serve port %d: %w", r.Port, err)
 		}
 		server := &http.Server{
-			Handler: f.lead(r.Socket), TLSConfig: settings, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+			Handler: f.lead(r), TLSConfig: settings, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 			ErrorLog: slog.NewLogLogger(f.Log.Handler(), slog.LevelDebug), // of clients that do not speak TLS
 		}
 		group.Go(func() error {
@@ -85,9 +94,8 @@ func (f *Front) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// lead hands requests to the service at a socket.
-func (f *Front) lead(socket string) http.Handler {
-	var dialer net.Dialer
+// lead hands requests to the service at the end of a route.
+func (f *Front) lead(route Route) http.Handler {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: "localhost"})
@@ -96,7 +104,7 @@ func (f *Front) lead(socket string) http.Handler {
 		},
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return dialer.DialContext(ctx, "unix", socket)
+				return route.dial(ctx)
 			},
 			DisableKeepAlives:  true, // uwsgi ends a connection after its answer
 			DisableCompression: true,
@@ -104,7 +112,7 @@ func (f *Front) lead(socket string) http.Handler {
 		FlushInterval: -1, // consoles and downloads
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
-				f.Log.Warn("a service does not answer", "socket", socket, "error", err)
+				f.Log.Warn("a service does not answer", "port", route.Port, "error", err)
 			}
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "the service does not answer", http.StatusServiceUnavailable)

@@ -26,7 +26,7 @@ func TestFront(t *testing.T) {
 	})}}
 	service.Start()
 	f := &Front{Log: slog.New(slog.DiscardHandler)}
-	front := httptest.NewTLSServer(f.lead(socket))
+	front := httptest.NewTLSServer(f.lead(Route{Socket: socket}))
 	defer front.Close()
 	pool := x509.NewCertPool()
 	pool.AddCert(front.Certificate())

@@ -96,6 +96,7 @@ type unit struct {
 	name, description string
 	user              string // and group
 	once              bool   // runs to its end
+	open              bool   // it shares the host's mounts and devices; what it may do, its capabilities say
 	groups            []string
 	wants             []string   // units that are to be started before it
 	conditions        []string   // lines of [Unit]
@@ -127,7 +128,10 @@ func (u unit) text() string {
 	for _, w := range u.wants {
 		lines = append(lines, "Wants="+w, "After="+w)
 	}
-	lines = append(lines, "[Service]", "User="+u.user, "Group="+u.user)
+	lines = append(lines, "[Service]")
+	if u.user != "root" { // whom systemd would leave fewer capabilities than the unit names
+		lines = append(lines, "User="+u.user, "Group="+u.user)
+	}
 	if u.once {
 		lines = append(lines, "Type=oneshot", "TimeoutStartSec=10min")
 	} else {
@@ -147,7 +151,11 @@ func (u unit) text() string {
 		lines = append(lines, start+strings.Join(c, " \\\n  "))
 	}
 	lines = append(lines, "ExecStart="+strings.Join(u.exec, " \\\n  "))
-	lines = append(lines, confinement()...)
+	if u.open {
+		lines = append(lines, "NoNewPrivileges=yes", "LockPersonality=yes", "SystemCallArchitectures=native", "UMask=0027")
+	} else {
+		lines = append(lines, confinement()...)
+	}
 	if !slices.ContainsFunc(u.lines, func(l string) bool { return strings.HasPrefix(l, "CapabilityBoundingSet=") }) {
 		lines = append(lines, "CapabilityBoundingSet=")
 	}

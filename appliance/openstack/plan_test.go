@@ -200,10 +200,10 @@ func TestKeysAndSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, joins := &machine{running: map[string]time.Time{}}, 0
-	h := &Controller{Root: t.TempDir(), Machine: m, Keys: keep{}, Node: "controller-0", Control: true, Now: time.Now, Join: func(_ context.Context, join api.Join) (*api.Material, error) {
+	h := &Controller{Control: true, Host: Host{Root: t.TempDir(), Machine: m, Keys: keep{}, Node: "controller-0", Now: time.Now, Join: func(_ context.Context, join api.Join) (*api.Material, error) {
 		joins++
 		return a.Issue(have, controller(), &join, time.Now())
-	}}
+	}}}
 	config := controller().Config
 	for range 2 {
 		for _, step := range h.Steps(config)[:2] {

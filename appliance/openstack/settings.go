@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -71,10 +72,15 @@ func (p plan) tokens(user, kind string) section {
 		"memcached_servers", "unix:/"+cacheAt, "memcache_security_strategy", "ENCRYPT", "memcache_secret_key", p.secrets[secretCache])
 }
 
+// queue is the message queue as a URL.
+func (p plan) queue() string {
+	return "rabbit://openstack:" + p.secrets[secretQueue] + "@127.0.0.1:5672/"
+}
+
 func (p plan) projectFiles() []file {
 	proxied := section{"oslo_middleware", []string{"enable_proxy_headers_parsing", "true"}}
 	silent := section{"oslo_messaging_notifications", []string{"driver", "noop"}}
-	queue := []string{"transport_url", "rabbit://openstack:" + p.secrets[secretQueue] + "@127.0.0.1:5672/"}
+	queue := []string{"transport_url", p.queue()}
 	locks := func(user string) section {
 		return section{"oslo_concurrency", []string{"lock_path", "/var/lib/" + user + "/tmp"}}
 	}
@@ -97,11 +103,12 @@ func (p plan) projectFiles() []file {
 			section{"database", connection("glance", "glance")}, section{"paste_deploy", []string{"flavor", "keystone", "config_file", "/etc/glance/glance-api-paste.ini"}},
 			p.tokens("glance", "image"), locks("glance"), proxied, silent)...),
 		settings("nova.conf",
-			section{"DEFAULT", append(queue, "my_ip", p.address, "host", p.node, "state_path", "/var/lib/nova")},
+			section{"DEFAULT", append(queue, "my_ip", p.address, "host", p.node, "state_path", "/var/lib/nova", "periodic_fuzzy_delay", "0")},
 			section{"api_database", connection("nova", "nova_api")}, section{"database", connection("nova", "nova")},
 			section{"api", []string{"auth_strategy", "keystone"}},
 			section{"wsgi", []string{"api_paste_config", "/etc/nova/api-paste.ini", "secure_proxy_ssl_header", "HTTP_X_FORWARDED_PROTO"}},
-			section{"conductor", []string{"workers", "1"}}, section{"scheduler", []string{"workers", "1", "discover_hosts_in_cells_interval", "30"}},
+			section{"conductor", []string{"workers", "1"}}, section{"scheduler", []string{"workers", "1", "discover_hosts_in_cells_interval", "10"}},
+			section{"vnc", []string{"novncproxy_host", "127.0.0.1", "novncproxy_port", strconv.Itoa(portConsoleLocal)}},
 			section{"glance", []string{"region_name", p.wish.Region, "cafile", "/" + caFile}},
 			p.tokens("nova", "compute"), p.access("service_user", "nova", "send_service_user_token", "true"), p.access("placement", "placement"),
 			p.access("neutron", "neutron", "service_metadata_proxy", "true", "metadata_proxy_shared_secret", p.secrets[secretMetadata]),
@@ -212,6 +219,7 @@ func (p plan) frontFile() file {
 	for _, x := range allProjects() {
 		routes = append(routes, Route{Port: x.port, Socket: "/" + socketOf(x.name)})
 	}
+	routes = append(routes, Route{Port: portConsole, Local: portConsoleLocal})
 	b, err := json.MarshalIndent(routes, "", "  ")
 	if err != nil {
 		panic(err) // made of strings and numbers here

@@ -30,6 +30,12 @@ func syncOf(s schema) string {
 	return "openstack-sync-" + strings.ReplaceAll(s.name, "_", "-") + ".service"
 }
 
+// Ports of the screens of virtual machines: of the front, and behind it.
+const (
+	portConsole      = 6080
+	portConsoleLocal = 6079
+)
+
 const (
 	databaseDir = "/var/lib/mysql/data"
 	databaseNew = "/var/lib/mysql/new" // until it is whole
@@ -88,7 +94,7 @@ func ovsdb(name, which string) unit {
 		before: [][]string{{"-/usr/bin/ovsdb-tool", "create", file, schema}, {"/usr/bin/ovsdb-tool", "convert", file, schema}},
 		exec: []string{"/usr/sbin/ovsdb-server", "--remote=punix:/" + ovnSocket(which), "--unixctl=/" + path.Dir(ovnSocket(which)) + "/ctl",
 			"--pidfile=/" + path.Dir(ovnSocket(which)) + "/pid", file},
-		lines: []string{"Type=exec", "RuntimeDirectory=" + path.Base(path.Dir(ovnSocket(which))), "StateDirectory=ovn"},
+		lines: []string{"Type=exec", "RuntimeDirectory=" + path.Base(path.Dir(ovnSocket(which))), "StateDirectory=ovn", "UMask=0007"}, // its group may write to the socket
 	}
 }
 

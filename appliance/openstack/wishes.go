@@ -57,6 +57,11 @@ func (b *bringUp) novaWorks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return c.hears(ctx, "nova-conductor", "nova-scheduler")
+}
+
+// hears asks nova whether services of some names speak up.
+func (c *cloud) hears(ctx context.Context, names ...string) error {
 	page, err := services.List(c.service("compute"), nil).AllPages(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot ask nova for its services: %w", err)
@@ -65,7 +70,7 @@ func (b *bringUp) novaWorks(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot ask nova for its services: %w", err)
 	}
-	for _, name := range []string{"nova-conductor", "nova-scheduler"} {
+	for _, name := range names {
 		if !slices.ContainsFunc(list, func(s services.Service) bool { return s.Binary == name && s.State == "up" }) {
 			return fmt.Errorf("nova does not hear of %s yet", name)
 		}
