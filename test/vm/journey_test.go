@@ -147,3 +147,13 @@ func TestOpenStackCeph(t *testing.T) {
 	j.walk = j.cloudCephPhases
 	walk(t, j)
 }
+
+// TestCloud brings all of OpenStack up in a container of the lab, at native speed, and starts a virtual machine in it: stock
+// client, a machine that tells what it got, and its screen are the judges. The machine is emulated, and Open vSwitch's daemon
+// switches its packets, for the computer's kernel may have neither KVM nor that switch.
+func TestCloud(t *testing.T) {
+	soak(t)
+	j := &Journey{Lab: "tguest"}
+	j.walk = j.cloudPhases
+	walk(t, j)
+}

@@ -52,39 +52,45 @@ func (j *Journey) measureOpenStack(ctx context.Context) error {
 // openstack runs the stock client of the image, with access that the operator got through roost, and reads what it answers
 // into to, which may be nil.
 func (j *Journey) openstack(ctx context.Context, to any, args ...string) error {
+	if to != nil {
+		args = append(args, "-f", "json")
+	}
+	out, err := j.openstackText(ctx, args...)
+	if err == nil && to != nil {
+		err = json.Unmarshal([]byte(out), to)
+	}
+	return err
+}
+
+// openstackText is the same for what is no record.
+func (j *Journey) openstackText(ctx context.Context, args ...string) (string, error) {
 	if _, err := os.Stat(j.path("cloud")); err != nil {
 		if err := j.roost(ctx, "openstack", "credentials", j.path("cloud")); err != nil {
-			return err
+			return "", err
 		}
 		for _, name := range []string{"clouds.yaml", "ca.crt"} {
 			b, err := os.ReadFile(j.path("cloud", name))
 			if err != nil {
-				return err
+				return "", err
 			}
 			text := strings.ReplaceAll(string(b), j.path("cloud", "ca.crt"), judge+"/ca.crt")
 			if err := j.giveJudge(ctx, name, text); err != nil {
-				return err
+				return "", err
 			}
 		}
 	}
 	cmd, err := j.controller.Command(ctx, "sh", "-ec", "cd "+judge+`; OS_CLOUD=journey exec openstack "$@"`, "openstack")
 	if err != nil {
-		return err
+		return "", err
 	}
 	cmd.Args = append(cmd.Args, args...)
-	if to != nil {
-		cmd.Args = append(cmd.Args, "-f", "json")
-	}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
-	if err == nil && to != nil {
-		err = json.Unmarshal(out, to)
-	}
 	if err != nil {
-		return fmt.Errorf("openstack %s: %w: %s%s", strings.Join(args, " "), err, out, stderr.String())
+		return "", fmt.Errorf("openstack %s: %w: %s%s", strings.Join(args, " "), err, out, stderr.String())
 	}
-	return nil
+	return string(out), nil
 }
 
 func (j *Journey) useOpenStack(ctx context.Context) error {
