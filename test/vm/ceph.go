@@ -149,12 +149,22 @@ func (j *Journey) addCephDisk(ctx context.Context) error {
 			return err
 		}
 	}
+	// It is healthy for a moment, then not while copies move to the disk, then for good.
 	_, err := j.awaitHost(ctx, 5*time.Minute, "controller-0", func(h *api.Host) error {
 		if n, err := j.number(ctx, "ceph osd dump | grep -c '^osd.* up '"); err != nil || n != 4 {
 			return fmt.Errorf("%d OSDs are up: %w", n, err)
 		}
-		return ready(time.Time{}, "ceph")(h)
+		return errors.Join(ready(time.Time{}, "ceph")(h), j.settledCeph(ctx))
 	})
+	return err
+}
+
+// settledCeph demands a healthy cluster that has every copy where it belongs.
+func (j *Journey) settledCeph(ctx context.Context) error {
+	stray, err := j.inside(ctx, j.controller, "ceph pg stat | grep -E 'remapped|degraded|undersized|peering|creating|unknown|backfill|recover' || true")
+	if err == nil && stray != "" {
+		err = fmt.Errorf("copies are not yet where they belong: %s", stray)
+	}
 	return errors.Join(err, j.healthyCeph(ctx))
 }
 
@@ -171,7 +181,7 @@ func (j *Journey) loseCephDisk(ctx context.Context) error {
 		if n, err := j.number(ctx, "ceph osd ls | wc -l"); err != nil || n != 3 {
 			return fmt.Errorf("%d OSDs are left: %w", n, err)
 		}
-		return ready(time.Time{}, "ceph")(h)
+		return errors.Join(ready(time.Time{}, "ceph")(h), j.settledCeph(ctx))
 	})
 	if err != nil {
 		return err
