@@ -142,8 +142,8 @@ func (p plan) imageStores() []section {
 
 // volumeBackend is where cinder makes volumes.
 func (p plan) volumeBackend() []section {
-	if p.ceph == nil {
-		return nil
+	if p.ceph == nil { // and the scheduler waits for none before it says so
+		return []section{{"DEFAULT", []string{"scheduler_driver_init_wait_time", "1"}}}
 	}
 	return []section{
 		{"DEFAULT", []string{"enabled_backends", cephBackend, "default_volume_type", cephBackend}},
@@ -166,20 +166,23 @@ func (b *bringUp) volumeLane() []service.Step {
 	if b.ceph != nil {
 		return []service.Step{b.pool("cinder"), b.start(unitVolume)}
 	}
-	path := b.at(unitDir + "/" + unitVolume)
+	list := append(everything().cephFiles(), file{path: unitDir + "/" + unitVolume})
 	return []service.Step{{
 		Name: "stop cinder-volume",
 		Holds: func(context.Context) error {
-			if _, err := os.Stat(path); err == nil {
-				return fmt.Errorf("%s is still there", unitVolume)
+			for _, f := range list {
+				if _, err := os.Stat(b.at(f.path)); err == nil {
+					return fmt.Errorf("/%s is still there", f.path)
+				}
 			}
 			return nil
 		},
 		Make: func(ctx context.Context) error {
-			if err := b.Machine.StopUnit(ctx, unitVolume); err != nil {
-				return err
+			err := b.Machine.StopUnit(ctx, unitVolume)
+			for _, f := range list {
+				err = errors.Join(err, os.RemoveAll(b.at(f.path)))
 			}
-			return os.Remove(path)
+			return err
 		},
 	}}
 }
