@@ -188,7 +188,7 @@ func (b *bringUp) volumeLane() []service.Step {
 }
 
 // pool is the step that a service's pool takes what is written to it, by the service's own key. It comes by itself.
-func (b *bringUp) pool(user string) service.Step {
+func (b *part) pool(user string) service.Step {
 	return b.dear(service.Step{Name: "pool " + user, Limit: 10 * time.Minute, Holds: func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()

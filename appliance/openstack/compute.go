@@ -45,18 +45,19 @@ func (h *Compute) Steps(c *api.Config) []service.Step {
 	b := &hosting{part{Host: &h.Host, plan: plan{wish: c.OpenStack.Defaults(), node: h.Node, address: address}, user: "nova", project: "service"}}
 	b.has = hypervisor{plan: &b.plan, control: h.Control, kvm: b.found("dev/kvm"), switching: b.found("sys/module/openvswitch")}
 	steps := []service.Step{{Name: "keys", Holds: b.hasKeys, Make: b.makeKeys}}
-	machines := []service.Step{b.start(unitGuestLog), b.start(unitLibvirt), b.start(unitGuests)}
+	machines, awaited := []service.Step{b.start(unitGuestLog), b.start(unitLibvirt), b.start(unitGuests)}, b.awaited()
 	if h.hasCeph(c) {
 		b.ceph = &storage{}
 		steps = append(steps, service.Step{Name: "access to Ceph", Holds: b.knowsCeph, Make: b.meetCeph})
 		machines = append(machines, service.Step{Name: "key of volumes", Holds: b.hasVolumeKey, Make: b.makeVolumeKey})
+		awaited = append(awaited, b.pool("cinder")) // which the machines need that nova-compute starts
 	}
 	return append(steps, []service.Step{
 		{Name: "settings", Holds: b.hasSettings, Make: b.writeSettings},
 		{Name: "services", Lanes: [][]service.Step{
 			{b.start(unitSwitchDatabase), b.start(unitSwitch), b.start(unitChassis), b.start(unitMetadata)},
 			machines,
-			b.awaited(),
+			awaited,
 		}},
 		{Name: "workers", Lanes: [][]service.Step{
 			{b.start(unitCompute), b.dear(service.Step{Name: "hypervisor", Holds: b.hasHypervisor, Limit: 3 * time.Minute})},

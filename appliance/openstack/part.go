@@ -249,7 +249,8 @@ type held struct {
 	at   time.Time
 }
 
-// dear wraps a step whose fact costs the services work to answer: it is asked of them again a minute after it held.
+// dear wraps a step whose fact costs the services work to answer: it is asked of them again a minute after it held. One that is
+// not answered in a minute does not hold.
 func (b *part) dear(step service.Step) service.Step {
 	wish, err := json.Marshal(b.wish)
 	if err != nil {
@@ -264,6 +265,8 @@ func (b *part) dear(step service.Step) service.Step {
 		if recent {
 			return nil
 		}
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
 		err := holds(ctx)
 		b.mu.Lock()
 		defer b.mu.Unlock()

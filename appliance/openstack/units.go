@@ -114,12 +114,15 @@ func (p plan) api(x project) unit {
 	if !strings.HasPrefix(script, "/") {
 		script = "/usr/bin/" + script
 	}
-	dir := path.Dir(socketOf(x.name))
+	dir, threads := path.Dir(socketOf(x.name)), "4"
+	if x.user == "nova" {
+		threads = "1" // it has threads of its own (eventlet), which hang when one of Python's wakes another's
+	}
 	u := unit{
 		name: unitOf(x.name), description: "OpenStack " + x.name, user: x.user, groups: []string{frontUser, cacheGroup}, writes: stateOf(x.user), keys: keysOf(x.user), uses: []string{caFile},
 		exec: append([]string{
 			"/usr/bin/uwsgi_python3", "--http-socket", "/" + socketOf(x.name), "--chmod-socket=660", "--chown-socket", x.user + ":" + frontUser,
-			"--processes", "1", "--threads", "4", "--enable-threads", "--need-app", "--buffer-size", "65535",
+			"--processes", "1", "--threads", threads, "--enable-threads", "--need-app", "--buffer-size", "65535",
 			"--disable-logging", "--log-5xx", "--wsgi-file", script,
 		}, x.args...),
 		lines: []string{"Type=exec", "RuntimeDirectory=" + path.Base(dir), "WorkingDirectory=" + homeOf(x.user), "KillSignal=SIGINT", "LimitNOFILE=65536", "Environment=MALLOC_ARENA_MAX=1",
