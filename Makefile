@@ -23,7 +23,7 @@ lint:
 	go test ./test
 
 # soak needs the clients with which users reach what components serve.
-soak: HOST += ceph-fuse curl s3cmd
+soak: HOST += ceph-fuse chromium curl libnss3-tools s3cmd
 soak: host
 	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_VM=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v ./test/... ./builder/lock
 

@@ -130,7 +130,7 @@ func TestVolumes(t *testing.T) {
 }
 
 // TestOpenStack brings OpenStack's control plane up in a container of the lab: the shipped release at native speed, the stock
-// client and a browser's requests as judges. No virtual machine starts: there is no compute host.
+// client and a browser as judges. No virtual machine starts: there is no compute host.
 func TestOpenStack(t *testing.T) {
 	soak(t)
 	j := &Journey{Lab: "tstack"}
