@@ -16,8 +16,8 @@
 // agents; its own databases and ovn-northd are 20 MB.
 //
 // Storage: where the site runs Ceph, glance and cinder are users of a pool each, with keys that may use no other; volumes are
-// clones of images and belong to the site, not to the controller that made them. Else images are files of the controller and
-// there are no volumes: a controller's disk is no place for what must outlive it.
+// clones of raw images, copies of others, and belong to the site, not to the controller that made them. Else images are files of
+// the controller and there are no volumes: a controller's disk is no place for what must outlive it.
 //
 // A host that carries loads runs nova-compute, libvirt, QEMU, Open vSwitch and OVN's part, as units of ours too. What the machine
 // can decides how: KVM, else emulation; the kernel's switch, else that of Open vSwitch's daemon. Open vSwitch's database is in

@@ -41,7 +41,7 @@ func (j *Journey) storeImage(ctx context.Context) error {
 		return err
 	}
 	j.note("  upload of an image of 128 MiB, with the client's start", since(start))
-	var image struct{ ID, Status, Stores string }
+	var image struct{ ID string }
 	if err := j.openstack(ctx, &image, "image", "show", "clone"); err != nil {
 		return err
 	}
@@ -60,8 +60,8 @@ func (j *Journey) pooled(ctx context.Context, pool string) ([]string, error) {
 
 // volume is what the stock client says of one.
 type volume struct {
-	ID, Status, Type, Bootable string
-	Size                       int
+	ID, Status, Type string
+	Size             int
 }
 
 // awaitVolume asks for a volume until cinder has done what it was asked to.
@@ -144,10 +144,6 @@ func (j *Journey) keepImage(ctx context.Context) error {
 
 // cutCloud pulls the plug and demands volumes and images as they were.
 func (j *Journey) cutCloud(ctx context.Context) error {
-	var before volume
-	if err := j.openstack(ctx, &before, "volume", "show", "clone"); err != nil {
-		return err
-	}
 	if err := j.controller.PowerOff(); err != nil {
 		return err
 	}
