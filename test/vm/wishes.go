@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -123,7 +124,15 @@ func (j *Journey) cloudIs(ctx context.Context, cores, memory, size int, sum stri
 func holds(have, want map[string]any) error {
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if got, wanted := fmt.Sprint(have[name]), fmt.Sprint(want[name]); got != wanted {
+		got, err := json.Marshal(have[name]) // numbers of either kind look alike
+		if err != nil {
+			return err
+		}
+		wanted, err := json.Marshal(want[name])
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(got, wanted) {
 			wrong = append(wrong, fmt.Sprintf("%s is %s, want %s", name, got, wanted))
 		}
 	}
