@@ -55,14 +55,14 @@ func (h *Compute) Steps(c *api.Config) []service.Step {
 	return append(steps, []service.Step{
 		{Name: "settings", Holds: b.hasSettings, Make: b.writeSettings},
 		{Name: "services", Lanes: [][]service.Step{
-			{b.start(unitSwitchDatabase), b.start(unitSwitch), b.start(unitChassis), b.start(unitMetadata)},
+			{b.start(unitSwitchDatabase), b.start(unitSwitch), b.start(unitChassis)},
 			machines,
 			awaited,
 		}},
+		// Python that loads modules; before, it would hold up the APIs.
 		{Name: "workers", Lanes: [][]service.Step{
-			{b.start(unitCompute), b.dear(service.Step{Name: "hypervisor", Holds: b.hasHypervisor, Limit: 3 * time.Minute})},
-			{b.dear(service.Step{Name: "network", Holds: b.hasNetwork, Limit: 3 * time.Minute})},
-			{b.start(unitConsole)},
+			{b.start(unitCompute), b.dear(service.Step{Name: "hypervisor", Holds: b.hasHypervisor, Limit: 3 * time.Minute}), b.start(unitConsole)},
+			{b.start(unitMetadata), b.dear(service.Step{Name: "network", Holds: b.hasNetwork, Limit: 3 * time.Minute})},
 		}},
 	}...)
 }

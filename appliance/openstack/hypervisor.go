@@ -44,8 +44,8 @@ func (p hypervisor) units() []unit {
 		name: unitCompute, description: "OpenStack nova-compute", user: "nova", groups: []string{"libvirt", switchUser}, wants: []string{unitGuests},
 		exec: []string{"/usr/bin/nova-compute", "--config-file=%d/nova-compute.conf"}, keys: []string{runDir + "/nova-compute.conf"}, uses: []string{caFile},
 		writes: []string{"/var/lib/nova"},
-		// It hands these to helpers of its own, in the place of sudo.
-		// QEMU's user comes to the disks through directories that are made here; above them nobody sees their names.
+		// QEMU's user comes to the disks through directories that it makes. Its rights it hands to helpers of its own, in the place of
+		// sudo.
 		lines: append([]string{"Type=exec", "UMask=0022", "WorkingDirectory=/var/lib/nova", "LimitNOFILE=65536", "Environment=MALLOC_ARENA_MAX=1"},
 			rights(true, "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_NET_ADMIN", "CAP_SYS_ADMIN")...),
 	}

@@ -192,7 +192,12 @@ func (b *part) start(name string) service.Step {
 	return service.Step{
 		Name:  "start " + strings.TrimSuffix(strings.TrimPrefix(name, "openstack-"), ".service"),
 		Holds: func(ctx context.Context) error { return b.runs(ctx, u) },
-		Make:  func(ctx context.Context) error { return b.Machine.StartUnit(ctx, name) },
+		Make: func(ctx context.Context) error {
+			if service.Runs(ctx, b.Machine, name, []string{"active", "activating"}, b.Root, u.inputs()) == nil {
+				return nil // it is about to be up, and is not to be broken off
+			}
+			return b.Machine.StartUnit(ctx, name)
+		},
 		Limit: 3 * time.Minute,
 	}
 }

@@ -147,6 +147,7 @@ type machine struct {
 	running map[string]time.Time
 	ran     []string
 	broken  string // this one does not run to its end
+	slow    bool   // services take their time until they are up
 }
 
 func (m *machine) Run(_ context.Context, _ []byte, program string, args ...string) ([]byte, error) {
@@ -158,8 +159,11 @@ func (m *machine) Run(_ context.Context, _ []byte, program string, args ...strin
 }
 func (m *machine) Addresses() []string { return []string{"10.0.0.2"} }
 func (m *machine) UnitState(_ context.Context, unit string) (string, error) {
-	if m.running[unit].IsZero() {
+	switch {
+	case m.running[unit].IsZero():
 		return "inactive", nil
+	case m.slow:
+		return "activating", nil
 	}
 	return "active", nil
 }
@@ -263,5 +267,34 @@ func TestCredentials(t *testing.T) {
 	}
 	if _, err := NewCredentials("edge", &api.Material{Address: "10.0.0.2"}); err == nil {
 		t.Error("credentials without a password")
+	}
+}
+
+// TestStart starts what does not run with its newest settings, and breaks off nothing that is about to be up.
+func TestStart(t *testing.T) {
+	p := someHypervisor()
+	m := &machine{running: map[string]time.Time{}, slow: true}
+	b := &part{Host: &Host{Root: t.TempDir(), Machine: m, Keys: keep{}}, has: p}
+	if err := b.writeSettings(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	step := b.start(unitLibvirt)
+	for range 2 {
+		if err := step.Make(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := m.running[unitLibvirt]
+	if err := step.Holds(t.Context()); err == nil {
+		t.Error("a service that is about to be up is up")
+	}
+	if err := step.Make(t.Context()); err != nil || m.running[unitLibvirt] != first {
+		t.Errorf("it was broken off: %v", err)
+	}
+	if err := os.Chtimes(filepath.Join(b.Root, libvirtSet), time.Time{}, first.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if err := step.Make(t.Context()); err != nil || m.running[unitLibvirt] == first {
+		t.Errorf("it keeps its old settings: %v", err)
 	}
 }

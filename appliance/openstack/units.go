@@ -62,6 +62,9 @@ func (p plan) units() []unit {
 func (p plan) stores() []unit {
 	rabbit := []string{
 		"Type=notify", "NotifyAccess=all", "TimeoutStartSec=5min", "LimitNOFILE=65536", "WorkingDirectory=/var/lib/rabbitmq", "RuntimeDirectory=openstack-queue",
+		// All that it holds are questions and answers between services that run; its users are in its settings. What a start broken off
+		// leaves would keep it from starting, and this goes with the unit.
+		"RuntimeDirectoryMode=0700", "Environment=RABBITMQ_MNESIA_BASE=/run/openstack-queue/state",
 		"Environment=HOME=/run/openstack-queue", "Environment=RABBITMQ_CONFIG_FILE=%d/rabbitmq.conf",
 		"Environment=RABBITMQ_NODENAME=rabbit@localhost", "Environment=ERL_EPMD_ADDRESS=127.0.0.1", "Environment=RABBITMQ_LOGS=-",
 		// It is one node, for this host alone; schedulers that spin while they wait would take a core from others.
