@@ -25,23 +25,43 @@ const activeTarget = "target 180 s"
 // it got. That is the release's own kernel with an init of ours.
 func (j *Journey) cloudPhases() []phase {
 	return []phase{
-		{"build a release with OpenStack's control plane and its virtual machines", j.buildCloud},
+		{"build a release with OpenStack's control plane and its virtual machines", j.buildTest("cloud")},
 		{"make a site that wants OpenStack, and a lab of one container", j.makeSingle(lab.Spec{}, "--openstack", "--personality", "all-in-one")},
 		{"discover and install the controller", j.bringUp(openstackPatient, cloudComponents()...)},
-		{"a virtual machine starts", j.startGuest},
-		{"it has an address and its name, and is reached", j.reachGuest(1)},
+		{"measure it", j.measureCloud},
+		{"a virtual machine starts", j.startGuest("first")},
+		{"it has an address and its name, and is reached", j.reachGuest("first", 1)},
 		{"its screen is seen", j.seeScreen},
-		{"all is back after its power went, the virtual machine too", j.restartCloud},
+		{"all is back after its power went, the virtual machine too", j.restartCloud("first")},
+	}
+}
+
+// cloudVolumePhases do the same with a virtual machine whose disk is a volume in Ceph on the same host.
+func (j *Journey) cloudVolumePhases() []phase {
+	const disk = 10 << 30 // sparse
+	return []phase{
+		{"build a release with all of OpenStack and Ceph", j.buildTest("cloud-ceph")},
+		{"make a site that wants both, and a lab of one container with three disks",
+			j.makeSingle(lab.Spec{Disks: []int64{disk, disk, disk}}, "--openstack", "--personality", "all-in-one", "--ceph", j.disk(1), "--ceph", j.disk(2), "--ceph", j.disk(3))},
+		{"discover and install the controller", j.bringUp(openstackPatient, append(cloudComponents(), "ceph")...)},
+		{"measure it", j.measureCloud},
+		{"a virtual machine starts from a volume", j.startGuest("stored", "--boot-from-volume", "1")},
+		{"it has an address and its name, and is reached", j.reachGuest("stored", 1)},
+		{"its volume is in Ceph", j.seeVolume},
+		{"all is back after its power went, the virtual machine too", j.restartCloud("stored")},
 	}
 }
 
 func cloudComponents() []string { return []string{"openstack-controller", "openstack-compute"} }
 
-func (j *Journey) buildCloud(ctx context.Context) error {
-	if err := j.prepareBuild(ctx); err != nil {
-		return err
+// buildTest builds a recipe of the tests to be release 1.
+func (j *Journey) buildTest(recipe string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := j.prepareBuild(ctx); err != nil {
+			return err
+		}
+		return j.releaseOf(ctx, j.path("recipes", recipe+".yaml"), "1")
 	}
-	return j.releaseOf(ctx, j.path("recipes", "cloud.yaml"), "1")
 }
 
 // makeGuest makes kernel and initrd of the virtual machine: those of the release, with an init that is ours.
@@ -104,8 +124,7 @@ func appendInit(initrd, program []byte) []byte {
 	return out.Bytes()
 }
 
-// startGuest gives the cloud what a virtual machine needs, and starts one.
-func (j *Journey) startGuest(ctx context.Context) error {
+func (j *Journey) measureCloud(ctx context.Context) error {
 	for _, name := range cloudComponents() {
 		took, err := j.sinceStart(ctx, name)
 		if err != nil {
@@ -113,6 +132,16 @@ func (j *Journey) startGuest(ctx context.Context) error {
 		}
 		j.note("  roostd start to "+name+" ready, from nothing", took.String())
 	}
+	used, err := j.hostMemory(ctx)
+	if err != nil {
+		return err
+	}
+	j.note("  memory of the host, proportional, before any virtual machine", fmt.Sprintf("%d MiB", used))
+	return nil
+}
+
+// prepareGuest gives the cloud what a virtual machine needs.
+func (j *Journey) prepareGuest(ctx context.Context) error {
 	kernel, initrd, err := j.makeGuest(ctx)
 	if err != nil {
 		return err
@@ -135,17 +164,35 @@ func (j *Journey) startGuest(ctx context.Context) error {
 		{"subnet", "create", "inner", "--network", "inner", "--subnet-range", "192.168.7.0/24"},
 		{"security", "group", "create", "web"},
 		{"security", "group", "rule", "create", "web", "--protocol", "tcp", "--dst-port", "80"},
-		{"server", "create", "first", "--flavor", "tiny", "--image", "guest", "--network", "inner", "--security-group", "web", "--wait"},
 	} {
 		if err := j.openstack(ctx, nil, args...); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// startGuest starts the site's first virtual machine.
+func (j *Journey) startGuest(name string, more ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := j.prepareGuest(ctx); err != nil {
+			return err
+		}
+		args := append([]string{"server", "create", name, "--flavor", "tiny", "--image", "guest", "--network", "inner", "--security-group", "web", "--wait"}, more...)
+		if err := j.openstack(ctx, nil, args...); err != nil {
+			return err
+		}
+		return j.noteActive(ctx, name)
+	}
+}
+
+// noteActive demands a virtual machine that runs, and tells since when.
+func (j *Journey) noteActive(ctx context.Context, name string) error {
 	var server struct {
 		Status   string `json:"status"`
 		Launched string `json:"OS-SRV-USG:launched_at"` // UTC
 	}
-	if err := j.openstack(ctx, &server, "server", "show", "first"); err != nil {
+	if err := j.openstack(ctx, &server, "server", "show", name); err != nil {
 		return err
 	}
 	if server.Status != "ACTIVE" {
@@ -165,10 +212,10 @@ func (j *Journey) startGuest(ctx context.Context) error {
 
 // reachGuest demands of the virtual machine that it says on its console who it is, and says the same over the network, from
 // where the metadata service is in it: what a host without a physical network has in it itself.
-func (j *Journey) reachGuest(start int) func(context.Context) error {
+func (j *Journey) reachGuest(name string, start int) func(context.Context) error {
 	return func(ctx context.Context) error {
 		begin := time.Now()
-		says, err := j.heardGuest(ctx, start)
+		says, err := j.heardGuest(ctx, name, start)
 		if err != nil {
 			return err
 		}
@@ -189,16 +236,16 @@ func (j *Journey) reachGuest(start int) func(context.Context) error {
 }
 
 // heardGuest waits until the virtual machine says on its console who it is.
-func (j *Journey) heardGuest(ctx context.Context, start int) (string, error) {
+func (j *Journey) heardGuest(ctx context.Context, name string, start int) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for {
-		log, err := j.openstackText(ctx, "console", "log", "show", "first")
+		log, err := j.openstackText(ctx, "console", "log", "show", name)
 		if err == nil {
 			_, says, found := strings.Cut(log, "guest: I am ")
 			says, _, _ = strings.Cut(says, "\n")
 			says = strings.TrimSpace(says)
-			if found && strings.HasPrefix(says, "first at 192.168.7.") && strings.HasSuffix(says, fmt.Sprintf(", start %d", start)) {
+			if found && strings.HasPrefix(says, name+" at 192.168.7.") && strings.HasSuffix(says, fmt.Sprintf(", start %d", start)) {
 				return says, nil
 			}
 			err = fmt.Errorf("it does not say who it is; the end of its console is %q", log[max(0, len(log)-2000):])
@@ -244,18 +291,29 @@ func (j *Journey) seeScreen(ctx context.Context) error {
 	return nil
 }
 
+// seeVolume demands that what the virtual machine wrote to its disk is at the head of an image in Ceph: how often it started.
+func (j *Journey) seeVolume(ctx context.Context) error {
+	out, err := j.inside(ctx, j.controller, `for v in $(rbd ls cinder); do rbd export --no-progress cinder/$v - | head -c 8 | od -An -tu8 --endian=big; done`)
+	if err == nil && out != "1" {
+		err = fmt.Errorf("Ceph holds volumes that begin with %q, want one with the first start", out)
+	}
+	return err
+}
+
 // restartCloud pulls the plug and demands all back: the virtual machine with its disk, which counts its starts.
-func (j *Journey) restartCloud(ctx context.Context) error {
-	if err := j.controller.PowerOff(); err != nil {
-		return err
+func (j *Journey) restartCloud(name string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := j.controller.PowerOff(); err != nil {
+			return err
+		}
+		start, err := j.comeBack(ctx, openstackPatient, cloudComponents()...)
+		if err != nil {
+			return err
+		}
+		j.note("  power on to control plane and virtual machines ready again ("+apisBackTarget+")", since(start))
+		if err := os.RemoveAll(j.path("cloud")); err != nil { // what the container had of it is gone
+			return err
+		}
+		return j.reachGuest(name, 2)(ctx)
 	}
-	start, err := j.comeBack(ctx, openstackPatient, cloudComponents()...)
-	if err != nil {
-		return err
-	}
-	j.note("  power on to control plane and virtual machines ready again ("+apisBackTarget+")", since(start))
-	if err := os.RemoveAll(j.path("cloud")); err != nil { // what the container had of it is gone
-		return err
-	}
-	return j.reachGuest(2)(ctx)
 }

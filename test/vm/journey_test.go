@@ -157,3 +157,11 @@ func TestCloud(t *testing.T) {
 	j.walk = j.cloudPhases
 	walk(t, j)
 }
+
+// TestCloudVolumes does the same with Ceph on the host: the virtual machine starts from a volume, which is in Ceph.
+func TestCloudVolumes(t *testing.T) {
+	soak(t)
+	j := &Journey{Lab: "tvolumes"}
+	j.walk = j.cloudVolumePhases
+	walk(t, j)
+}
