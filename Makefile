@@ -26,6 +26,7 @@ lint:
 soak: HOST += ceph-fuse chromium curl libnss3-tools s3cmd
 soak: host
 	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_VM=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v ./test/... ./builder/lock
+	$(ROOT) env ROOST_TEST_NET=1 ROOST_TEST_SOAK=1 go test -timeout 10h -v -run 'TestRecipesReproducible$$' ./builder
 
 # bench compares Roost with its peers, which it takes from a Debian 13 tree of its own: nothing of theirs is installed here.
 bench: HOST += mmdebstrap
