@@ -165,3 +165,12 @@ func TestCloudVolumes(t *testing.T) {
 	j.walk = j.cloudVolumePhases
 	walk(t, j)
 }
+
+// TestAllInOne brings the whole cloud up in one container of the lab: the shipped release at native speed on three loop devices.
+// A virtual machine boots from a volume in Ceph, which QEMU reads itself; claims of pods are answered, but no pod uses one.
+func TestAllInOne(t *testing.T) {
+	soak(t)
+	j := &Journey{Lab: "tall"}
+	j.walk = j.allInOnePhases
+	walk(t, j)
+}
