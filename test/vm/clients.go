@@ -39,7 +39,7 @@ func (j *Journey) readFigures(ctx context.Context) error {
 	address, _, _ := strings.Cut(controllerAddress, "/")
 	figures, err := j.client(ctx, "curl --silent --fail http://"+address+":9283/metrics")
 	if err == nil && !strings.Contains(figures, "\nceph_health_status 0.0\n") {
-		err = fmt.Errorf("Ceph's figures do not say that it is healthy: %.2000s", figures)
+		err = fmt.Errorf("the figures of Ceph do not say that it is healthy: %.2000s", figures)
 	}
 	return err
 }
