@@ -38,6 +38,7 @@ type Journey struct {
 	controller *lab.Machine
 	worker     *lab.Machine
 	tree       string // where the release's root is mounted, for its programs
+	kernel     string // of release 1, where another follows
 	fleet      []*lab.Machine
 	seed       *exec.Cmd
 	seedOut    *os.File

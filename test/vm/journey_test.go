@@ -129,6 +129,15 @@ func TestVolumes(t *testing.T) {
 	walk(t, j)
 }
 
+// TestKernels installs Kubernetes in a virtual machine and takes it to a release with another kernel of Debian's and back: a
+// deployment, its service and its network policy answer on both, and state declared to be restored is.
+func TestKernels(t *testing.T) {
+	soak(t)
+	j := &Journey{Lab: "tkernel", machine: true}
+	j.walk = j.kernelsPhases
+	walk(t, j)
+}
+
 // TestOpenStack brings OpenStack's control plane up in a container of the lab: the shipped release at native speed, the stock
 // client and a browser as judges. No virtual machine starts: there is no compute host.
 func TestOpenStack(t *testing.T) {

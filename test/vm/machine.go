@@ -15,7 +15,8 @@ import (
 const machineLimit = 40 * time.Minute
 
 // machinePhases demand of a virtual machine what only a kernel with block devices of Ceph can show: a pod keeps what it wrote
-// to its volume while the volume grows, while the machine goes down in order, and when its power goes.
+// to its volume while the volume grows, while the machine goes down in order, when its power goes, and while releases with
+// other kernels come and go.
 func (j *Journey) machinePhases() []phase {
 	return []phase{
 		{"a service answers by its name", j.callService},
@@ -24,6 +25,8 @@ func (j *Journey) machinePhases() []phase {
 		{"the volume grows while the pod has it", j.growInUse},
 		{"what was written last, and not yet flushed, is there after the machine went down and up", j.cycleVolume},
 		{"what was flushed is there after its power went", j.cutVolume},
+		{"all of it comes back on release 2, which has another kernel", j.updateKernel("first second third", "ceph", "kubernetes")},
+		{"all of it comes back on release 1, and the state that release 2 restores", j.rollbackKernel("first second third", "ceph", "kubernetes")},
 	}
 }
 

@@ -17,12 +17,15 @@ import (
 func (j *Journey) volumesPhases() []phase {
 	const size = 5 << 30 // of each disk; sparse
 	host := lab.Spec{Disks: []int64{size, size, size}, Memory: 6 << 30}
-	list := []phase{
-		{"build the release kubernetes-ceph", j.buildShipped("kubernetes-ceph")},
+	list := []phase{{"build the release kubernetes-ceph", j.buildShipped("kubernetes-ceph")}}
+	if j.machine {
+		list = append(list, phase{"build release 2 of it, with another kernel", j.buildSecond("volumes-2")})
+	}
+	list = append(list, []phase{
 		{"make a site that wants Kubernetes and Ceph, and a lab of one machine with three disks",
 			j.makeSingle(host, "--kubernetes", "--ceph", j.disk(1), "--ceph", j.disk(2), "--ceph", j.disk(3))},
 		{"discover and install the controller", j.bringUp(j.patience(5*time.Minute), "ceph", "kubernetes")},
-	}
+	}...)
 	if j.machine {
 		return append(list, j.machinePhases()...)
 	}
