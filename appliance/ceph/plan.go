@@ -97,6 +97,9 @@ func (p plan) settings(fsid string) string {
 		"auth_allow_insecure_global_id_reclaim = false",
 		fmt.Sprintf("osd_pool_default_size = %d", p.wish.Copies),
 		fmt.Sprintf("osd_pool_default_min_size = %d", least(p.wish.Copies)),
+		// A site of three disks with all uses of Ceph has a dozen pools, and a disk takes 250 placement groups (mon_max_pg_per_osd).
+		// The manager gives a pool more as it fills.
+		"osd_pool_default_pg_num = 8",
 		"# Copies are on different disks; a site of one host has no more to offer.",
 		"osd_crush_chooseleaf_type = 0",
 	}
