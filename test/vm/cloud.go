@@ -295,7 +295,7 @@ func (j *Journey) seeScreen(ctx context.Context) error {
 func (j *Journey) seeVolume(ctx context.Context) error {
 	out, err := j.inside(ctx, j.controller, `for v in $(rbd ls cinder); do rbd export --no-progress cinder/$v - | head -c 8 | od -An -tu8 --endian=big; done`)
 	if err == nil && out != "1" {
-		err = fmt.Errorf("Ceph holds volumes that begin with %q, want one with the first start", out)
+		err = fmt.Errorf("volumes in Ceph begin with %q, want one with the first start", out)
 	}
 	return err
 }
