@@ -159,18 +159,22 @@ func TestRefusedAtTheDesk(t *testing.T) {
 		t.Errorf("the shelf shows %+v, %v", releases, err)
 	}
 
-	// A depot that was damaged on the way to the site.
-	for kind, how := range map[images.Kind]func([]byte) []byte{images.KindUKI: flipped, images.KindRoot: halved} {
-		r := s.shelve(s.real("2.2", nil))
-		path := filepath.Join(s.dir, "operator", "blobs", "sha256", r.Manifest.Parts[kind].Digest.Hex())
+	// A depot that was damaged on the way to the site. Each has a version of its own, and so an UKI: a part that the site has
+	// already, from another push that broke off, is not copied again.
+	for version, damage := range map[images.Version]struct {
+		kind images.Kind
+		how  func([]byte) []byte
+	}{"2.2": {images.KindUKI, flipped}, "2.2.1": {images.KindRoot, halved}} {
+		r := s.shelve(s.real(version, nil))
+		path := filepath.Join(s.dir, "operator", "blobs", "sha256", r.Manifest.Parts[damage.kind].Digest.Hex())
 		whole, err := os.ReadFile(path)
 		if err == nil {
-			err = os.WriteFile(path, how(append([]byte(nil), whole...)), 0o644)
+			err = os.WriteFile(path, damage.how(append([]byte(nil), whole...)), 0o644)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		says(t, s.tryPush(r), "cannot copy part "+string(kind))
+		says(t, s.tryPush(r), "cannot copy part "+string(damage.kind))
 		if err := os.WriteFile(path, whole, 0o644); err != nil {
 			t.Fatal(err)
 		}
